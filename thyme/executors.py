@@ -1,0 +1,98 @@
+"""Executors whose "threads" are greenlets, for `run_in_executor` and asgiref's `sync_to_async`.
+
+They decide in which greenlet synchronous code runs, and in what order; `loop.py` and
+`application.py` decide who uses which. Blocking code in them is cooperative only in a
+monkey-patched process (or when it uses gevent openly).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+import gevent
+from gevent.queue import SimpleQueue
+
+Result = TypeVar("Result")
+Job = tuple[Future[Any], Callable[[], Any]]
+
+
+def _run(future: Future[Any], call: Callable[[], Any]) -> None:
+    """Do one job and settle its future, as `concurrent.futures` workers do."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:
+        future.set_exception(error)
+        if isinstance(error, gevent.GreenletExit):
+            raise
+    else:
+        future.set_result(result)
+
+
+class SerialExecutor(Executor):
+    """One greenlet, one job after the other: the "thread" of one connection.
+
+    The greenlet starts with the first job and lives until `shutdown()`, so that what a job leaves
+    in greenlet-local storage (Django's database connections) is there for the next.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue = SimpleQueue()
+        self._greenlet: gevent.Greenlet | None = None
+        self._closed = False
+
+    def submit(
+        self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any
+    ) -> Future[Result]:
+        """Queue `fn(*args, **kwargs)`; raises `RuntimeError` after `shutdown()`."""
+        if self._closed:
+            raise RuntimeError("the connection of this executor has ended: it takes no more calls")
+        future: Future[Result] = Future()
+        self._jobs.put((future, lambda: fn(*args, **kwargs)))
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn(self._work)
+        return future
+
+    def _work(self) -> None:
+        for future, call in iter(self._jobs.get, None):
+            _run(future, call)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Finish what is queued (or cancel it), then end the greenlet."""
+        self._closed = True
+        while cancel_futures and not self._jobs.empty():
+            job = self._jobs.get()
+            if job is not None:
+                job[0].cancel()
+        self._jobs.put(None)
+        if wait and self._greenlet is not None:
+            self._greenlet.join()
+
+
+class GreenletExecutor(Executor):
+    """A greenlet per job, all at the same time: a loop's default executor in a patched process."""
+
+    def __init__(self) -> None:
+        self._greenlets: set[gevent.Greenlet] = set()
+        self._closed = False
+
+    def submit(
+        self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any
+    ) -> Future[Result]:
+        """Start `fn(*args, **kwargs)` in a new greenlet; `RuntimeError` after `shutdown()`."""
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        future: Future[Result] = Future()
+        greenlet = gevent.spawn(_run, future, lambda: fn(*args, **kwargs))
+        self._greenlets.add(greenlet)
+        greenlet.rawlink(self._greenlets.discard)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs; by default wait for those that run."""
+        self._closed = True
+        if wait:
+            gevent.joinall(list(self._greenlets))
