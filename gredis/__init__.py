@@ -1,8 +1,20 @@
 """Gredis: a crossbar between processes (unicast, anycast, multicast), and a channel layer on it.
 
-Read `names.py` first, then `crossbar.py`.
+    CHANNEL_LAYERS = {"default": {"BACKEND": "gredis.GredisChannelLayer", "CONFIG": {"url": …}}}
+
+Read `names.py` first, then `messages.py`, `crossbar.py`, `carriers/redis.py`, `drivers/gevent.py`
+and `layer.py`.
 """
 
-from gredis.layer import GredisChannelLayer
+from typing import Any
 
 __all__ = ["GredisChannelLayer"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only who asks for the channel layer needs Channels installed and imported.
+    if name == "GredisChannelLayer":
+        from gredis.layer import GredisChannelLayer
+
+        return GredisChannelLayer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

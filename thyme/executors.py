@@ -44,9 +44,7 @@ class SerialExecutor(Executor):
         self._greenlet: gevent.Greenlet | None = None
         self._closed = False
 
-    def submit(
-        self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any
-    ) -> Future[Result]:
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Queue `fn(*args, **kwargs)`; raises `RuntimeError` after `shutdown()`."""
         if self._closed:
             raise RuntimeError("the connection of this executor has ended: it takes no more calls")
@@ -79,9 +77,7 @@ class GreenletExecutor(Executor):
         self._greenlets: set[gevent.Greenlet] = set()
         self._closed = False
 
-    def submit(
-        self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any
-    ) -> Future[Result]:
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Start `fn(*args, **kwargs)` in a new greenlet; `RuntimeError` after `shutdown()`."""
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")

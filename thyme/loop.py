@@ -1,4 +1,4 @@
-"""asyncio on the hub: an event loop that lives in a greenlet and owns "the running loop" there only.
+"""asyncio on the hub: a loop that lives in a greenlet and is "the running loop" there only.
 
 asyncio keeps *the running loop* per native thread, and all greenlets of a thread share it. So in a
 gevent process one running loop makes `asyncio.get_running_loop()` succeed in every other greenlet:
@@ -93,7 +93,10 @@ class LoopGreenlet(gevent.Greenlet):
         sys.set_asyncgen_hooks(*self.inside)
 
 
-class HubLoop(asyncio.SelectorEventLoop):
+_Base: Any = asyncio.SelectorEventLoop  # of which we use parts that its type stubs leave out
+
+
+class HubLoop(_Base):
     """asyncio's event loop, waiting on gevent's hub; several may run in one thread.
 
     It is asyncio's own loop: tasks, transports, streams and subprocesses are the standard
@@ -169,12 +172,15 @@ def patched() -> bool:
     return bool(monkey.is_module_patched("threading"))
 
 
-_Policy = getattr(  # 3.14 renamed it on the way to removing policies
-    asyncio.unix_events, "_DefaultEventLoopPolicy", None
-) or asyncio.unix_events.DefaultEventLoopPolicy
+_Policy: Any = (
+    getattr(  # 3.14 renamed it on the way to removing policies
+        asyncio.unix_events, "_DefaultEventLoopPolicy", None
+    )
+    or asyncio.unix_events.DefaultEventLoopPolicy
+)
 
 
-class HubLoopPolicy(_Policy):  # type: ignore[misc, valid-type]
+class HubLoopPolicy(_Policy):
     """The event loop policy that makes a `HubLoop` wherever asyncio or asgiref want a new loop."""
 
     _loop_factory = HubLoop

@@ -53,7 +53,7 @@ class HubSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """The keys that are ready, after at most `timeout` seconds (None: as long as it takes)."""
-        if timeout is not None and timeout <= 0 or self._ready or self._woken:
+        if (timeout is not None and timeout <= 0) or self._ready or self._woken:
             self._take_turns()
         else:
             self._wait(timeout)

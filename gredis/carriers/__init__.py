@@ -1,0 +1,1 @@
+"""Carriers: how the crossbar's verbs look on a wire. They encode; `drivers/` wait."""

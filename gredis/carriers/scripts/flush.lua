@@ -1,0 +1,11 @@
+-- flush: no group, no message any more; every process is told to forget its own. For tests.
+for _, kind in ipairs({'group', 'waiting'}) do
+  for _, found in ipairs(redis.call('KEYS', key(kind, '*'))) do
+    redis.call('DEL', found)
+  end
+end
+for _, inbox in ipairs(redis.call('SMEMBERS', prefix .. ':known')) do
+  redis.call('XTRIM', key('inbox', inbox), 'MAXLEN', 0)
+  redis.call('XADD', key('inbox', inbox), '*', 'm', 'f\0')
+end
+return done('OK')

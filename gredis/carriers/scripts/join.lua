@@ -1,0 +1,5 @@
+-- join: this process has a member of a group now.
+--   ARGV[4] group
+redis.call('SADD', key('group', ARGV[4]), me)
+redis.call('SADD', key('entries', me), 'group:' .. ARGV[4])
+return done('OK')

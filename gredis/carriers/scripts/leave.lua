@@ -1,0 +1,5 @@
+-- leave: this process has no member of a group any more.
+--   ARGV[4] group
+redis.call('SREM', key('group', ARGV[4]), me)
+redis.call('SREM', key('entries', me), 'group:' .. ARGV[4])
+return done('OK')

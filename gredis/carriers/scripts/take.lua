@@ -1,0 +1,17 @@
+-- take: this process takes letters from a queue, or has room for more of them.
+--   ARGV[4] queue   ARGV[5] room gained, letters   ARGV[6] capacity of an inbox, letters
+--   reply   letters that had waited and are now in the inbox
+local takers, waiting = key('queue', ARGV[4]), key('waiting', ARGV[4])
+redis.call('ZINCRBY', takers, -tonumber(ARGV[5]), me)
+redis.call('SADD', key('entries', me), 'queue:' .. ARGV[4])
+local moved = 0
+while tonumber(redis.call('ZSCORE', takers, me)) < 0 do
+  local letter = redis.call('LINDEX', waiting, 0)
+  if not letter or not store(me, letter, ARGV[6]) then
+    break
+  end
+  redis.call('LPOP', waiting)
+  redis.call('ZINCRBY', takers, 1, me)
+  moved = moved + 1
+end
+return done(moved)

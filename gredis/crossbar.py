@@ -1,0 +1,178 @@
+"""The crossbar: what one process knows, and how a letter finds its receivers there.
+
+*Local truth*: who is in which group is known by the process that holds the members. The other side
+of the wire only knows "this process wants group G", and is told when the first member joins and the
+last one leaves; after it has forgotten everything, it is told again (`announcement()`).
+
+This is the core: no I/O, no clock, no waiting. `carriers/` encode what it says for a wire,
+`drivers/` wait for what comes back. A receiver is a function that takes a packed body and must not
+block.
+
+Read next: `carriers/redis.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gredis.messages import Kind, Letter
+from gredis.names import Address, new_inbox, new_local
+
+Receiver = Callable[[bytes], None]
+Watcher = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """All that the other side of the wire must know of a process."""
+
+    inbox: str
+    groups: list[str]
+    queues: dict[str, int]
+
+
+@dataclass(slots=True)
+class Counters:
+    """How many letters this process has received, and what became of them."""
+
+    received: int = 0
+    delivered: int = 0
+    dropped: int = 0
+
+
+@dataclass(slots=True)
+class Queue:
+    """A queue that this process takes from: its receiver, and how many letters it has room for."""
+
+    receiver: Receiver
+    room: int
+
+
+@dataclass(slots=True)
+class Crossbar:
+    """The receivers, groups and queues of one process."""
+
+    inbox: str = field(default_factory=new_inbox)
+    counters: Counters = field(default_factory=Counters)
+    _locals: dict[str, Receiver] = field(default_factory=dict)
+    _groups: dict[str, dict[str, None]] = field(default_factory=dict)
+    _joined: dict[str, dict[str, None]] = field(default_factory=dict)
+    _queues: dict[str, Queue] = field(default_factory=dict)
+    _watchers: dict[str, list[Watcher]] = field(default_factory=dict)
+
+    def add(self, receiver: Receiver, local: str | None = None) -> Address:
+        """A new local, called with each body sent to its address or to its groups."""
+        address = Address(self.inbox, local or new_local())
+        self._locals[address.local] = receiver
+        return address
+
+    def has(self, local: str) -> bool:
+        """Whether there is such a local."""
+        return local in self._locals
+
+    def remove(self, local: str) -> list[str]:
+        """Forget a local; the groups that have lost their last member here."""
+        self._locals.pop(local, None)
+        left = [group for group in self._joined.get(local, ()) if self._discard(group, local)]
+        self._joined.pop(local, None)
+        return left
+
+    def join(self, group: str, local: str) -> bool:
+        """Make a local a member; True when it is the first one here, to be announced."""
+        members = self._groups.setdefault(group, {})
+        first = not members
+        members[local] = None
+        self._joined.setdefault(local, {})[group] = None
+        return first
+
+    def leave(self, group: str, local: str) -> bool:
+        """End a membership; True when it was the last one here, to be announced."""
+        joined = self._joined.get(local, {})
+        joined.pop(group, None)
+        if not joined:
+            self._joined.pop(local, None)
+        return self._discard(group, local)
+
+    def _discard(self, group: str, local: str) -> bool:
+        members = self._groups.get(group)
+        if members is None or local not in members:
+            return False
+        del members[local]
+        if members:
+            return False
+        del self._groups[group]
+        return True
+
+    def wants(self, group: str) -> bool:
+        """Whether the group has a member here."""
+        return group in self._groups
+
+    def take(self, queue: str, receiver: Receiver, room: int) -> None:
+        """Take letters from a queue, at most `room` that have not been given back."""
+        self._queues[queue] = Queue(receiver, room)
+
+    def used(self, queue: str) -> None:
+        """A letter of the queue has come: one place less."""
+        if queue in self._queues:
+            self._queues[queue].room -= 1
+
+    def given_back(self, queue: str) -> None:
+        """What came from the queue has been dealt with: one place more."""
+        if queue in self._queues:
+            self._queues[queue].room += 1
+
+    def untake(self, queue: str) -> None:
+        """Take from the queue no longer."""
+        self._queues.pop(queue, None)
+
+    def watch(self, inbox: str, watcher: Watcher) -> None:
+        """Call `watcher` with the inbox's name when its process is found dead."""
+        self._watchers.setdefault(inbox, []).append(watcher)
+
+    def unwatch(self, inbox: str, watcher: Watcher) -> None:
+        """Watch no longer."""
+        watchers = self._watchers.get(inbox, [])
+        if watcher in watchers:
+            watchers.remove(watcher)
+        if not watchers:
+            self._watchers.pop(inbox, None)
+
+    def found_gone(self, inbox: str) -> None:
+        """Tell the watchers of an inbox that its process is dead."""
+        for watcher in self._watchers.pop(inbox, []):
+            watcher(inbox)
+
+    def announcement(self) -> Announcement:
+        """What to tell the other side after connecting, first and every time."""
+        queues = {name: queue.room for name, queue in self._queues.items()}
+        return Announcement(self.inbox, list(self._groups), queues)
+
+    def deliver(self, wire: bytes) -> None:
+        """Route one letter that has reached this process to its receivers."""
+        letter = Letter.decode(wire)
+        self.counters.received += 1
+        if letter.kind is Kind.GONE:
+            self.found_gone(letter.name)
+            return
+        if letter.kind is Kind.FLUSH:
+            self._groups.clear()
+            self._joined.clear()
+            return
+        receivers = self._receivers(letter)
+        for receiver in receivers:
+            receiver(letter.body)
+        self.counters.delivered += len(receivers)
+        if not receivers:
+            self.counters.dropped += 1
+
+    def _receivers(self, letter: Letter) -> list[Receiver]:
+        if letter.kind is Kind.MULTICAST:
+            members = self._groups.get(letter.name, ())
+            return [self._locals[local] for local in members if local in self._locals]
+        if letter.kind is Kind.ANYCAST:
+            self.used(letter.name)
+            queue = self._queues.get(letter.name)
+            return [queue.receiver] if queue is not None else []
+        receiver = self._locals.get(letter.name)
+        return [receiver] if receiver is not None else []

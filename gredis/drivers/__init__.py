@@ -1,0 +1,1 @@
+"""Drivers: ways of waiting for a carrier's wire."""

@@ -1,0 +1,77 @@
+"""Messages: what travels, and how it looks on the wire.
+
+A *body* is what the caller sends: whatever MessagePack can say, in practice an ASGI event or a
+Channels message. A *letter* is a body with what is needed to route it once it has reached the right
+process:
+
+    kind (1 byte)   name (UTF-8)   0   body (MessagePack)
+
+The body of a letter is packed once by the sender, whatever the number of receivers, and carried
+through unopened: carriers and the routing never look inside.
+
+Read next: `crossbar.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgpack
+
+from gredis.errors import GredisError, MessageTooLarge
+
+MAX_LETTER = 16 * 1024 * 1024
+"""Bytes of one letter. Redis takes 512 MB; above some MB one message delays all others."""
+
+
+class Kind(Enum):
+    """How a letter found its process, and so what its name means there."""
+
+    UNICAST = b"u"  # name: the local
+    ANYCAST = b"a"  # name: the queue
+    MULTICAST = b"m"  # name: the group
+    GONE = b"g"  # name: an inbox whose process has died; the body is empty
+    FLUSH = b"f"  # forget all groups; no name, no body
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A packed body and where it goes inside the process."""
+
+    kind: Kind
+    name: str
+    body: bytes
+
+    def encode(self) -> bytes:
+        """The letter as bytes; `MessageTooLarge` above `MAX_LETTER`."""
+        wire = self.kind.value + self.name.encode() + b"\0" + self.body
+        if len(wire) > MAX_LETTER:
+            raise MessageTooLarge(
+                f"a message of {len(wire)} bytes, at most {MAX_LETTER} are carried: "
+                "send it in parts, or store it and send where it is"
+            )
+        return wire
+
+    @classmethod
+    def decode(cls, wire: bytes) -> Letter:
+        """The letter in `wire`; raises `GredisError` when that is none."""
+        name, separator, body = wire[1:].partition(b"\0")
+        if not separator:
+            raise GredisError(f"expected a letter, got {wire[:40]!r}")
+        try:
+            return cls(Kind(wire[:1]), name.decode(), body)
+        except ValueError as error:
+            raise GredisError(f"a letter of no known kind: {wire[:40]!r}") from error
+
+
+def pack(body: Any) -> bytes:
+    """`body` as MessagePack; raises `TypeError` for what MessagePack cannot say."""
+    packed: bytes = msgpack.packb(body)
+    return packed
+
+
+def unpack(body: bytes) -> Any:
+    """What `pack` was given (tuples come back as lists)."""
+    return msgpack.unpackb(body, strict_map_key=False)
