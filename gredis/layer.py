@@ -73,7 +73,7 @@ class Channel:
             raise
 
 
-class GredisChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+class GredisChannelLayer(BaseChannelLayer):
     """Channels' channel layer on the crossbar of this process.
 
     `url`: where Redis is; `prefix`: of all keys; `capacity`: messages of one channel that nobody
@@ -216,10 +216,15 @@ def _require_message(message: Message) -> None:
 
 async def _reply(call: Callable[[], AsyncResult | None]) -> Any:
     """What the crossbar answers to `call`, awaited on the running loop."""
+    loop = asyncio.get_running_loop()
+    if not getattr(loop, "on_gevent", False):
+        raise GredisError(
+            f"got a loop of type {type(loop).__name__}, expected one that runs on gevent: "
+            "call thyme.loop.install() first, in a process patched by gevent"
+        )
     result = call()
     if result is None:
         return None
-    loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
     result.rawlink(lambda done: loop.call_soon_threadsafe(_settle, future, done))
     return await future

@@ -103,7 +103,11 @@ class HubLoop(_Base):
     library's. Ours are the waiting (`HubSelector`), the waking, and where it runs.
     """
 
+    on_gevent = True
+    """That waiting in this loop lets other greenlets run: gredis asks, to choose its driver."""
+
     def __init__(self) -> None:
+        self._default_executor: Executor | None = None
         self._waiting = HubSelector()
         self._native_thread = native_thread()
         super().__init__(self._waiting)
@@ -162,9 +166,11 @@ class HubLoop(_Base):
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         """As asyncio's; in a patched process the default executor's "threads" are greenlets."""
-        if executor is None and self._default_executor is None and patched():
+        default: Executor | None = self._default_executor
+        if executor is None and default is None and patched():
             self._default_executor = GreenletExecutor()
-        return super().run_in_executor(executor, func, *args)
+        future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
+        return future
 
 
 def patched() -> bool:

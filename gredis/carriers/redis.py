@@ -2,15 +2,15 @@
 
 Every key that we use (`P` is the prefix, "gredis" unless configured):
 
-    key               type     what                                              goes when
-    P:inbox:INBOX     stream   letters for one process, field m                  it departs; 60 s after
-                                                                                 it is found dead
-    P:entries:INBOX   set      "group:G", "queue:Q": where it is entered         with its inbox
-    P:sent:INBOX      string   number of its last call that was carried out      with its inbox
-    P:known           set      inboxes of all processes                          (empty: with the last)
-    P:group:G         set      inboxes of processes with members of G            with the last of them
-    P:queue:Q         zset     inboxes that take from Q; score: minus their room with the last of them
-    P:waiting:Q       list     letters for which nobody has room                 when somebody has
+    key              type    what                                               goes when
+    P:inbox:INBOX    stream  letters for one process, in field m                it departs; 60 s
+                                                                                after its death
+    P:entries:INBOX  set     "group:G", "queue:Q": where it is entered          with its inbox
+    P:sent:INBOX     string  number of its last call that was carried out       with its inbox
+    P:known          set     inboxes of all processes                           empty
+    P:group:G        set     inboxes of processes with members of G             empty
+    P:queue:Q        zset    inboxes that take from Q; score: minus their room  empty
+    P:waiting:Q      list    letters for which nobody has room                  empty
 
 and one pub/sub channel, `P:here:INBOX`: nothing is ever published there, but a process is alive as
 long as it is subscribed.
@@ -41,7 +41,7 @@ READ_BATCH = 512
 """Letters per read: enough to empty a burst quickly, few enough to let others run in between."""
 
 TRIM_AFTER = 256
-"""Letters read before they are trimmed from the stream: a command per 256 letters, not per letter."""
+"""Letters read before they are trimmed from the stream: one command for so many letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def scripts() -> dict[str, Script]:
     common = folder.joinpath("common.lua").read_text()
     found = {}
     for file in folder.iterdir():
-        name, dot, ending = file.name.partition(".")
+        name, _, ending = file.name.partition(".")
         if ending == "lua" and name != "common":
             text = common + file.read_text()
             digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

@@ -44,7 +44,8 @@ class Command(BaseCommand):
         """Run until told to stop."""
         if not monkey.is_module_patched("socket"):
             # Too late to patch here, with Django imported: start again, patched from the first.
-            os.execv(sys.executable, [sys.executable, "-m", "gevent.monkey", *sys.argv])
+            command = [sys.executable, "-m", "gevent.monkey", *sys.argv]
+            os.execv(sys.executable, command)  # noqa: S606 - our own arguments, no shell
         run(options["connections"], options["drain_seconds"], options["stop_on_eof"], self)
 
 

@@ -1,0 +1,88 @@
+"""What can be set, in one frozen value, and every limit with its unit, its reason and a precedent.
+
+`Config` is passed in; nothing here is read from the environment or kept globally. The command
+line that fills it is `cli.py`; the parts that obey it are `http11.py`, `websocket.py`,
+`connection.py` and `server.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+HEAD_BYTES = 64 * KIB
+"""A request's head, in bytes: browsers send 1 to 8 KiB; nginx stops at 32 KiB, uvicorn at 64."""
+
+TARGET_BYTES = 8 * KIB
+"""A request target (path and query), in bytes: Apache's LimitRequestLine is 8190."""
+
+HEADER_FIELDS = 100
+"""Fields in a head: each costs memory in three places; Apache's LimitRequestFields is 100."""
+
+BODY_BYTES = 1 * GIB
+"""A request body, in bytes. It streams, so this bounds time and disks, not memory; as Apache."""
+
+MESSAGE_BYTES = 1 * MIB
+"""A WebSocket message after decompression, in bytes: it is kept whole. As `websockets`."""
+
+READ_BYTES = 64 * KIB
+"""Asked of the socket at a time. One read is also the most that is parsed at a time; as uvicorn."""
+
+AHEAD_BYTES = 64 * KIB
+"""Kept of what a peer sends before its turn (pipelining), in bytes. Then TCP pushes back."""
+
+CHUNK_OVERHEAD_BYTES = 16 * KIB
+"""Chunk extensions and trailers between two bytes of body: CVE-2024-22019 (Node.js, 16 KiB)."""
+
+DRAIN_BYTES = 256 * KIB
+"""Unread request body that is read away to keep a connection, in bytes: Go's net/http, 256 KiB."""
+
+HEAD_SECONDS = 60.0
+"""For a head that has begun: a head trickled for ever holds a socket. nginx: 60 s."""
+
+CLOSE_SECONDS = 10.0
+"""For the peer's answer to our WebSocket close frame; as `websockets`."""
+
+LINGER_SECONDS = 2.0
+"""For the peer to read an answer we end a connection with (RFC 9112 9.6): Apache, 2 s."""
+
+DRAIN_SECONDS = 10.0
+"""For requests and WebSockets in progress when the server stops: Docker kills after 10 s."""
+
+BACKLOG = 2048
+"""Connections the kernel accepts for us; more than a burst of reconnecting browsers. As uvicorn."""
+
+WORK_PER_TURN = 32
+"""Requests, messages or reads before others get a turn: about a millisecond of work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything a `Server` can be told. Sizes in bytes, times in seconds, None: no such limit.
+
+    `port` 0 lets the system choose. `root_path` is ASGI's: where the application is mounted,
+    without a slash at its end. `server_header` "" sends no Server field.
+
+    `compression` offers permessage-deflate (RFC 7692). It is off by default, as in Node's `ws`:
+    a chat's short messages gain little and cost two to four times the CPU.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    root_path: str = ""
+    server_header: str = "thyme"
+    backlog: int = BACKLOG
+    head_bytes: int = HEAD_BYTES
+    target_bytes: int = TARGET_BYTES
+    header_fields: int = HEADER_FIELDS
+    body_bytes: int = BODY_BYTES
+    message_bytes: int = MESSAGE_BYTES
+    head_seconds: float | None = HEAD_SECONDS
+    keep_alive_seconds: float | None = None
+    close_seconds: float = CLOSE_SECONDS
+    drain_seconds: float = DRAIN_SECONDS
+    connections: int | None = None
+    compression: bool = False

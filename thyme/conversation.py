@@ -1,0 +1,202 @@
+"""One WebSocket: what `receive()` and `send()` of a "websocket" scope do.
+
+Frames are read when the application asks for an event, in the greenlet that asks, and a ping is
+answered then: an application that does not receive stops the peer (back-pressure). Decided here:
+when the application may send what, what its end and its failures mean for the peer, and how long
+we wait for the peer's close frame.
+
+Frames and codes are `websocket.py`'s matter; the socket is `stream.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from gevent import Timeout
+from gevent.lock import Semaphore
+
+from thyme.application import Disconnected, EsqueApplication, Event, Scope
+from thyme.config import Config
+from thyme.errors import ApplicationError, ReadCancelled
+from thyme.http11 import Header, Refusal, Request
+from thyme.response import Response, refusal_response
+from thyme.stream import Stream
+from thyme.websocket import WebSocket
+
+_LOGGER = logging.getLogger("thyme.server")
+
+NORMAL, GOING_AWAY, INTERNAL_ERROR = 1000, 1001, 1011  # RFC 6455 7.4.1
+
+_DENIED = Refusal(403, "the application refused this WebSocket")
+_FAILED = Refusal(500, "the application failed")
+_STOPPING = Refusal(503, "the server stops")
+
+
+class Conversation:
+    """Call `run()` once, after which the connection is to be closed."""
+
+    __slots__ = ("_config", "_connect_due", "_denial", "_reading", "_websocket", "stream")
+
+    def __init__(self, stream: Stream, request: Request, leftover: bytes, config: Config) -> None:
+        self.stream = stream
+        self._config = config
+        self._websocket = WebSocket(request, config)
+        if leftover and self._websocket.refusal is None:
+            self._websocket.receive_data(leftover)
+        self._connect_due = True
+        self._denial: Response | None = None
+        self._reading = Semaphore()
+
+    def run(self, application: EsqueApplication, scope: Scope) -> None:
+        """Let the application converse. What it raises is logged, and closes with 1011."""
+        if self._websocket.refusal is not None:
+            self._refuse(self._websocket.refusal)
+            return
+        code, refusal = NORMAL, _DENIED
+        try:
+            application(scope, self.receive, self.send)
+        except Disconnected:
+            pass  # it has learned that nobody listens any more, and has given up
+        except Exception:
+            _LOGGER.exception("WebSocket %s: the application failed", scope["path"])
+            code, refusal = INTERNAL_ERROR, _FAILED
+        self._finish(code, refusal)
+
+    def go_away(self) -> None:
+        """The server stops: RFC 6455 7.4.1, 1001 "a server going down"."""
+        if self._websocket.opening:
+            self._refuse(_STOPPING)
+            self.stream.cancel_read()  # and receive() gives websocket.disconnect
+        else:
+            self._close(GOING_AWAY, "")
+
+    # What the application calls.
+
+    def receive(self) -> Event:
+        """websocket.connect, then what the peer says, then websocket.disconnect (again and again).
+
+        May be killed: no byte is lost.
+        """
+        with self._reading:
+            if self._connect_due:
+                self._connect_due = False
+                return {"type": "websocket.connect"}
+            self.stream.work_done()
+            events = self._websocket.events
+            if not events:
+                self._wait_for_event()
+            return events[0] if self._websocket.ended and len(events) == 1 else events.popleft()
+
+    def send(self, event: Event) -> None:
+        """Write `event`; returns when the kernel has taken it (back-pressure).
+
+        Raises `ApplicationError` for what has no place here, `Disconnected` when the WebSocket is
+        closed or the peer is gone.
+        """
+        kind = event["type"]
+        websocket = self._websocket
+        if websocket.ended or websocket.closing:
+            if kind != "websocket.close":  # to close what is closed is no mistake
+                raise Disconnected("the WebSocket is closed")
+        elif kind == "websocket.send":
+            if websocket.opening:
+                raise ApplicationError(f"got {kind!r}, expected 'websocket.accept' before it")
+            websocket.send(event)
+            self.stream.write(websocket.data_to_send())
+        elif kind == "websocket.accept":
+            websocket.accept(event)
+            self._flush()
+        elif kind == "websocket.close":
+            self._close_by_application(event)
+        elif kind in ("websocket.http.response.start", "websocket.http.response.body"):
+            self._deny(event)
+        else:
+            raise ApplicationError(f"got {kind!r}, expected a websocket.* event")
+
+    def _close_by_application(self, event: Event) -> None:
+        if self._websocket.opening:
+            # ASGI: "If this is sent before the socket is accepted, the server must close the
+            # connection with a HTTP 403 error code".
+            self._refuse(_DENIED)
+        else:
+            self._close(event.get("code", NORMAL), event.get("reason") or "")
+
+    def _deny(self, event: Event) -> None:
+        """The application's own refusal: ASGI's extension "Websocket Denial Response"."""
+        if not self._websocket.opening:
+            raise ApplicationError(f"got {event['type']!r}, but the handshake is over")
+        if self._denial is None:
+            self._denial = Response("GET", "1.1", False, self._config.server_header)
+        data = self._denial.encode({**event, "type": event["type"].removeprefix("websocket.")})
+        if data:
+            self.stream.write(data)
+        if self._denial.complete:
+            self._websocket.refused()
+
+    # Bytes.
+
+    def _wait_for_event(self) -> None:
+        websocket = self._websocket
+        while not (websocket.events or websocket.closing):
+            self._read_more()
+        if not websocket.events:
+            self._wait_for_goodbye()
+
+    def _wait_for_goodbye(self) -> None:
+        """We have sent a close frame: wait for the peer's, which is all that matters now."""
+        websocket = self._websocket
+        with Timeout(self._config.close_seconds, False):
+            while not websocket.ended:
+                self._read_more()
+        websocket.receive_eof()
+
+    def _read_more(self) -> None:
+        try:
+            data = self.stream.read()
+        except ReadCancelled:
+            return  # something has changed: our caller looks again
+        if data:
+            self._websocket.receive_data(data)
+        else:
+            self._websocket.receive_eof()
+        self._flush()
+
+    def _flush(self) -> None:
+        data = self._websocket.data_to_send()
+        if data:
+            try:
+                self.stream.write(data)
+            except Disconnected:
+                self._websocket.receive_eof()
+
+    def _close(self, code: int, reason: str) -> None:
+        self._websocket.close(code, reason)
+        self._flush()
+        if self._reading.locked():
+            self.stream.cancel_read()  # whoever waits for events now waits for the goodbye
+
+    # The end.
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer the handshake with plain HTTP, once."""
+        self._websocket.refused()
+        if self._denial is not None:
+            return  # the application's own answer has begun, and stays incomplete
+        fields: tuple[Header, ...] = ()
+        if refusal.status == 426:
+            # RFC 6455 4.4; RFC 9110 15.5.22: 426 "MUST send an Upgrade header field".
+            fields = ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))
+        try:
+            self.stream.write(refusal_response(refusal, self._config.server_header, *fields))
+        except Disconnected:
+            pass
+
+    def _finish(self, code: int, refusal: Refusal) -> None:
+        websocket = self._websocket
+        if websocket.opening:
+            self._refuse(refusal)
+            return
+        self._close(code, "")
+        with self._reading:
+            websocket.events.clear()
+            self._wait_for_goodbye()

@@ -1,0 +1,192 @@
+"""One HTTP request and its response: what `receive()` and `send()` of an "http" scope do.
+
+Bytes are read when the application asks for them, in the greenlet that asks (back-pressure), and
+an application that never asks leaves them in the socket. Decided here: when 100 Continue is said,
+what `receive()` gives after the body, what happens when the application fails or does not finish,
+and whether the connection can be used for another request.
+
+The bytes themselves are made by `response.py` and read by `http11.py`; the socket is `stream.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from gevent.lock import Semaphore
+
+from thyme.application import Disconnected, EsqueApplication, Event, Scope
+from thyme.config import DRAIN_BYTES
+from thyme.errors import ReadCancelled
+from thyme.http11 import Refusal, Request, RequestParser
+from thyme.response import CONTINUE, Response, refusal_response
+from thyme.stream import Stream
+
+_LOGGER = logging.getLogger("thyme.server")
+
+_FAILED = Refusal(500, "the application failed")
+
+
+class Exchange:
+    """Call `run()` once; then `stream` is free for the next request if it returned True."""
+
+    __slots__ = (
+        "_continue_due",
+        "_over",
+        "_parser",
+        "_reading",
+        "_received",
+        "_refusal",
+        "_server_header",
+        "response",
+        "stream",
+    )
+
+    def __init__(
+        self, stream: Stream, parser: RequestParser, request: Request, server_header: str
+    ) -> None:
+        self.stream = stream
+        self.response = Response(
+            request.method, request.http_version, request.keep_alive, server_header
+        )
+        self._parser = parser
+        self._server_header = server_header
+        self._continue_due = request.expects_continue
+        self._received = False
+        """Whether the whole request has been read, or its rest will never come."""
+        self._refusal: Refusal | None = None
+        self._over = False
+        self._reading = Semaphore()
+
+    def run(self, application: EsqueApplication, scope: Scope) -> bool:
+        """Let the application answer; whether the connection can be used again.
+
+        Never raises what the application raises: that is logged, and answered with 500 while
+        nothing has been sent.
+        """
+        try:
+            application(scope, self.receive, self.send)
+            if not self.response.complete:
+                _LOGGER.error(
+                    "%s %s: the application returned without completing its response",
+                    scope["method"],
+                    scope["path"],
+                )
+        except Disconnected:
+            pass  # it has learned that nobody listens any more, and has given up
+        except Exception:
+            _LOGGER.exception("%s %s: the application failed", scope["method"], scope["path"])
+        return self._finish()
+
+    # What the application calls.
+
+    def receive(self) -> Event:
+        """http.request while there is body to come, then, when all is over, http.disconnect.
+
+        After the body this blocks until the peer is gone or the response is complete. May be
+        killed: no byte is lost.
+        """
+        with self._reading:
+            try:
+                if self._over or self.response.complete:
+                    pass
+                elif not self._received:
+                    return self._next_body()
+                elif self._refusal is None:
+                    self.stream.wait_for_end()
+            except ReadCancelled:
+                pass
+            return {"type": "http.disconnect"}
+
+    def send(self, event: Event) -> None:
+        """Encode and write `event`; returns when the kernel has taken it (back-pressure).
+
+        Raises `ApplicationError` for what HTTP cannot carry, `Disconnected` when the peer is gone.
+        """
+        if self._over:
+            raise Disconnected("the application has returned: its response is over")
+        response = self.response
+        data = response.encode(event)
+        if data:
+            self.stream.write(data)
+        if response.complete:
+            self._wake_reader()
+
+    # Reading.
+
+    def _next_body(self) -> Event:
+        if self._continue_due:
+            self._say_continue()
+        events = self._parser.events
+        while not events:
+            if not self._read_more():
+                return {"type": "http.disconnect"}
+        pieces: list[bytes] = []
+        while events and isinstance(events[0], bytes):
+            pieces.append(events.popleft())  # type: ignore[arg-type]
+        if events:
+            mark = events.popleft()
+            self._received = True
+            if isinstance(mark, Refusal):
+                self._refusal = mark
+                self.response.keep_alive = False
+                return {"type": "http.disconnect"}
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return {"type": "http.request", "body": body, "more_body": not self._received}
+
+    def _read_more(self) -> bool:
+        """Give the parser more bytes; False when there are none."""
+        data = self.stream.read()
+        if data:
+            self._parser.feed(data)
+            return True
+        self._received = True
+        self.response.keep_alive = False
+        return False
+
+    def _say_continue(self) -> None:
+        # RFC 9110 10.1.1: "A server MAY omit sending a 100 (Continue) response if it has already
+        # received some or all of the content for the corresponding request", and it makes no
+        # sense once the final response has begun.
+        self._continue_due = False
+        if not self._parser.events and not self.response.begun:
+            self.stream.write(CONTINUE)
+
+    def _wake_reader(self) -> None:
+        if self._reading.locked():
+            self.stream.cancel_read()
+
+    # The end.
+
+    def _finish(self) -> bool:
+        self._over = True
+        response = self.response
+        if not response.begun:
+            response.keep_alive = False
+            self._answer(self._refusal or _FAILED)
+        elif not response.complete:
+            response.keep_alive = False  # cut off: the peer sees that it is not whole
+        self._wake_reader()
+        if response.keep_alive and not self._received:
+            response.keep_alive = self._drain()
+        return response.keep_alive
+
+    def _answer(self, refusal: Refusal) -> None:
+        try:
+            self.stream.write(refusal_response(refusal, self._server_header))
+        except Disconnected:
+            pass
+
+    def _drain(self) -> bool:
+        """Read away the body that the application left; False when that is too much.
+
+        RFC 9110 10.1.1: a peer that waits for 100 Continue may not send the body at all now.
+        """
+        if self._continue_due:
+            return False
+        budget = DRAIN_BYTES
+        while budget > 0:
+            event = self._next_body()
+            if self._received:
+                return self._refusal is None and event["type"] == "http.request"
+            budget -= len(event["body"])
+        return False

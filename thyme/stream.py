@@ -1,0 +1,222 @@
+"""One accepted socket as a stream of bytes that several greenlets may use.
+
+What a gevent socket leaves open is decided here: one reader at a time, whose wait can be ended by
+another greenlet or by its own death without a byte being lost; many writers, whose pieces go out
+whole and in order even when a writer is killed half-way; no time-outs; a turn for the others when
+there is always something to read.
+
+It waits *before* it reads: an idle socket costs no buffer and a busy one no EAGAIN.
+
+HTTP and WebSocket are unknown here. Read next: `connection.py`.
+"""
+
+from __future__ import annotations
+
+from gevent import Timeout, get_hub, sleep
+from gevent.hub import Waiter
+from gevent.lock import Semaphore
+from gevent.socket import SHUT_WR, socket
+
+from thyme.application import Disconnected
+from thyme.config import AHEAD_BYTES, LINGER_SECONDS, READ_BYTES, WORK_PER_TURN
+from thyme.errors import ReadCancelled
+
+_READ, _WRITE = 1, 2  # gevent's io watchers: which events
+
+
+class Stream:
+    """The bytes of one connection. Belongs to the hub of the thread that made it.
+
+    `ended`: the peer has ended its side (or the connection is gone).
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_broken",
+        "_cancellations",
+        "_hub",
+        "_maybe_more",
+        "_outgoing",
+        "_readable",
+        "_reading",
+        "_socket",
+        "_work",
+        "_writable",
+        "_writing",
+        "_writing_lock",
+        "ended",
+    )
+
+    def __init__(self, accepted: socket) -> None:
+        accepted.settimeout(0)  # the waiting is done here
+        self._socket = accepted
+        self._hub = get_hub()
+        self._readable = self._hub.loop.io(accepted.fileno(), _READ)
+        self._writable = None
+        self._reading: Waiter | None = None
+        self._writing: Waiter | None = None
+        self._writing_lock = Semaphore()
+        self._outgoing: list[bytes | memoryview] = []
+        self._ahead = b""
+        self._maybe_more = False
+        self._work = 0
+        self._cancellations = 0
+        self._broken = False
+        self.ended = False
+
+    # Reading.
+
+    def read(self) -> bytes:
+        """The next bytes; b"" when the peer has ended its side.
+
+        Raises `ReadCancelled` after `cancel_read()`.
+        """
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            return data
+        return self._receive()
+
+    def wait_for_end(self) -> None:
+        """Return when the peer has ended its side. What it sends meanwhile is kept for `read()`.
+
+        When more than `AHEAD_BYTES` are kept the socket is not read any more, so that TCP pushes
+        back; then only `cancel_read()` ends this.
+        """
+        while not self.ended:
+            if len(self._ahead) < AHEAD_BYTES:
+                self._ahead += self._receive()
+            else:
+                self._wait_readable(watched=False)
+
+    def cancel_read(self) -> None:
+        """Let the greenlet that is in `read()`, if any, get `ReadCancelled` instead of bytes."""
+        self._cancellations += 1
+        waiter = self._reading
+        if waiter is not None:
+            self._readable.stop()
+            self._reading = None
+            self._hub.loop.run_callback(waiter.switch, False)
+
+    def work_done(self) -> None:
+        """Count a piece of work done for the peer; give others a turn after `WORK_PER_TURN`.
+
+        A greenlet whose socket always has data would otherwise never switch.
+        """
+        self._work += 1
+        if self._work >= WORK_PER_TURN:
+            self._work = 0
+            sleep(0)
+
+    def _receive(self) -> bytes:
+        while not self.ended:
+            if not self._maybe_more:
+                self._wait_readable()
+            else:
+                self._take_turns()
+            try:
+                data: bytes = self._socket.recv(READ_BYTES)
+            except BlockingIOError:
+                self._maybe_more = False
+                continue
+            except OSError:
+                data = b""  # reset by the peer, or closed by us: no more bytes, like an end
+            self._maybe_more = len(data) == READ_BYTES
+            self.ended = not data
+            return data
+        return b""
+
+    def _take_turns(self) -> None:
+        before = self._cancellations
+        self.work_done()
+        if self._cancellations != before:
+            raise ReadCancelled("the read was ended by another greenlet")
+
+    def _wait_readable(self, watched: bool = True) -> None:
+        if self._broken:
+            raise ReadCancelled("the connection is closed")
+        waiter = self._reading = Waiter(self._hub)
+        if watched:
+            self._readable.start(waiter.switch, True)
+        try:
+            if not waiter.get():
+                raise ReadCancelled("the read was ended by another greenlet")
+        finally:
+            if self._reading is waiter:  # else another greenlet's wait has begun already
+                self._readable.stop()
+                self._reading = None
+        self._work = 0
+
+    # Writing.
+
+    def write(self, data: bytes) -> None:
+        """Return when the kernel has taken `data`, and all that was written before it.
+
+        Raises `Disconnected` when the peer is gone. When the calling greenlet is killed the rest
+        of `data` goes out before what is written next.
+        """
+        if self._broken:
+            raise Disconnected("the peer has gone")
+        self._outgoing.append(data)
+        with self._writing_lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        outgoing = self._outgoing
+        while outgoing:
+            data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
+            outgoing.clear()
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._broken = True
+                raise Disconnected("the peer has gone") from error
+            if sent < len(data):
+                outgoing.insert(0, memoryview(data)[sent:])
+                self._wait_writable()
+        if self._broken:
+            raise Disconnected("the peer has gone")
+
+    def _wait_writable(self) -> None:
+        if self._writable is None:
+            self._writable = self._hub.loop.io(self._socket.fileno(), _WRITE)
+        waiter = self._writing = Waiter(self._hub)
+        self._writable.start(waiter.switch, True)
+        try:
+            if not waiter.get():
+                raise Disconnected("the connection was closed")
+        finally:
+            self._writing = None
+            if self._writable is not None:
+                self._writable.stop()
+
+    # The end.
+
+    def linger(self) -> None:
+        """End our side, and let the peer read what we sent last before the socket is closed.
+
+        RFC 9112 9.6: a server that closes while the peer still sends makes TCP reset the
+        connection, which can erase the answer; so it "performs a half-close" and then reads
+        "until it receives a corresponding close by the client", here for `LINGER_SECONDS`.
+        """
+        try:
+            self._socket.shutdown(SHUT_WR)
+            with Timeout(LINGER_SECONDS, False):
+                while self.read():
+                    pass
+        except (OSError, ReadCancelled):
+            pass
+
+    def close(self) -> None:
+        """Close the socket, and wake those who wait for it. Idempotent."""
+        self._broken = self.ended = True
+        self._outgoing.clear()
+        self.cancel_read()
+        self._readable.close()
+        if self._writable is not None:
+            if self._writing is not None:
+                self._hub.loop.run_callback(self._writing.switch, False)
+            self._writable.close()
+            self._writable = None
+        self._socket.close()

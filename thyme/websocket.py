@@ -1,0 +1,222 @@
+"""WebSocket: bytes and ASGI's websocket.* events, both ways. No I/O.
+
+Frames, masking, control frames, the closing handshake and permessage-deflate are the `websockets`
+library's (its sans-I/O `ServerProtocol`). Decided here: what makes a handshake good, how ASGI's
+events map to frames, that texts are UTF-8, and which code an ending has.
+
+    receive_data(bytes), receive_eof()      then take from `events`, and send `data_to_send()`
+    accept(), send(), close()               then send `data_to_send()`
+
+Sources: RFC 6455, RFC 7692; https://asgi.readthedocs.io/en/latest/specs/www.html, "WebSocket".
+Read next: `conversation.py`, which brings the bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Any, Final
+
+from websockets.exceptions import ProtocolError
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response as HandshakeResponse
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from thyme.config import Config
+from thyme.errors import ApplicationError
+from thyme.http11 import Refusal, Request
+from thyme.response import field_lines
+
+Event = dict[str, Any]
+
+VERSION = b"13"  # RFC 6455 4.1
+ABNORMAL = 1006  # RFC 6455 7.1.5: "_The WebSocket Connection Close Code_ is considered to be 1006"
+
+_LOGGER = logging.getLogger("thyme.websocket.protocol")
+
+# The fields that decide about the handshake (RFC 6455 4.2.1); the others are the application's.
+_HANDSHAKE_FIELDS: Final = frozenset(
+    {
+        b"host",
+        b"upgrade",
+        b"connection",
+        b"sec-websocket-key",
+        b"sec-websocket-version",
+        b"sec-websocket-extensions",
+    }
+)
+
+# Each message is compressed by itself: nothing is kept between messages, so an idle connection
+# costs nothing (a kept window costs some 64 KiB), and no secret is in the window of the next.
+_DEFLATE: Final = [
+    ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True,
+        client_no_context_takeover=True,
+        server_max_window_bits=12,
+        compress_settings={"memLevel": 5},
+    )
+]
+
+
+class WebSocket:
+    """One conversation, without its socket.
+
+    `refusal`: the handshake is no good; answer with it and do nothing else. `events`: what the
+    application is to receive. `ended`: websocket.disconnect is among them, or was.
+    """
+
+    __slots__ = ("_fragments", "_protocol", "_response", "_text", "ended", "events", "refusal")
+
+    def __init__(self, request: Request, config: Config) -> None:
+        self.events: deque[Event] = deque()
+        self.ended = False
+        self._fragments: list[bytes] | None = None
+        self._text = False
+        self._protocol = ServerProtocol(
+            extensions=_DEFLATE if config.compression else None,
+            max_size=config.message_bytes,
+            logger=_LOGGER,
+        )
+        self._response: HandshakeResponse | None = None
+        self.refusal = self._read_handshake(request)
+
+    # The opening handshake.
+
+    def _read_handshake(self, request: Request) -> Refusal | None:
+        # RFC 6455 4.4: "If the server doesn't support the requested version, it MUST respond with
+        # a Sec-WebSocket-Version header field containing all versions it is willing to use."
+        versions = [value for name, value in request.headers if name == b"sec-websocket-version"]
+        if len(versions) == 1 and versions[0] != VERSION:
+            return Refusal(426, "the version of WebSocket spoken here is 13")
+        lines = [
+            b"%b: %b\r\n" % field for field in request.headers if field[0] in _HANDSHAKE_FIELDS
+        ]
+        protocol = self._protocol
+        protocol.receive_data(b"GET / HTTP/1.1\r\n" + b"".join(lines) + b"\r\n")
+        received = protocol.events_received()
+        if not received:
+            return Refusal(400, "the handshake is not RFC 6455's")
+        self._response = protocol.accept(received[0])  # type: ignore[arg-type]
+        if protocol.handshake_exc is not None:
+            return Refusal(self._response.status_code, str(protocol.handshake_exc))
+        return None
+
+    @property
+    def opening(self) -> bool:
+        """Whether the application has neither accepted nor refused yet."""
+        return self._protocol.state is State.CONNECTING and not self.ended
+
+    @property
+    def closing(self) -> bool:
+        """Whether a close frame was sent: the peer has nothing to send but its answer."""
+        return self._protocol.state in (State.CLOSING, State.CLOSED)
+
+    def accept(self, event: Event) -> None:
+        """Take `websocket.accept`: the subprotocol the application chose, and its headers."""
+        response = self._response
+        if not self.opening or response is None:
+            raise ApplicationError("got 'websocket.accept', but the handshake is over")
+        headers = field_lines(event.get("headers", ()))
+        for name, value in headers:
+            # ASGI: "Sec-WebSocket-Protocol must be sent as subprotocol"; the rest is ours.
+            if name.startswith(b"sec-websocket-") or name in (b"upgrade", b"connection"):
+                raise ApplicationError(f"{name!r} is the server's, not the application's")
+            response.headers[name.decode("ascii")] = value.decode("latin-1")
+        subprotocol = event.get("subprotocol")
+        if subprotocol is not None:
+            (chosen,) = field_lines([(b"sec-websocket-protocol", subprotocol.encode("ascii"))])
+            response.headers["Sec-WebSocket-Protocol"] = chosen[1].decode("ascii")
+            self._protocol.subprotocol = Subprotocol(subprotocol)
+        self._protocol.send_response(response)
+
+    def refused(self) -> None:
+        """The handshake was answered with plain HTTP: there will be no WebSocket."""
+        self._end(ABNORMAL, "")
+
+    # From the peer.
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes of frames. Send `data_to_send()` after it, and look at `events`."""
+        protocol = self._protocol
+        protocol.receive_data(data)
+        for frame in protocol.events_received():
+            if not self.ended:
+                self._receive_frame(frame)  # type: ignore[arg-type]
+        if protocol.parser_exc is not None:
+            self._end(_sent_code(protocol), str(protocol.parser_exc))
+
+    def receive_eof(self) -> None:
+        """The peer sends no more; without a close frame before, this is an abnormal end."""
+        self._protocol.receive_eof()
+        self._end(ABNORMAL, "")
+
+    def _receive_frame(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            if frame.fin:
+                self._receive_message(opcode is Opcode.TEXT, frame.data)
+            else:
+                self._text = opcode is Opcode.TEXT
+                self._fragments = [bytes(frame.data)]
+        elif opcode is Opcode.CONT and self._fragments is not None:
+            # RFC 6455 5.4: "the message is the concatenation of the fragments' application data".
+            self._fragments.append(bytes(frame.data))
+            if frame.fin:
+                whole, self._fragments = b"".join(self._fragments), None
+                self._receive_message(self._text, whole)
+        elif opcode is Opcode.CLOSE:
+            received = self._protocol.close_rcvd
+            assert received is not None
+            self._end(received.code, received.reason)
+
+    def _receive_message(self, text: bool, data: bytes | bytearray | memoryview) -> None:
+        if not text:
+            self.events.append({"type": "websocket.receive", "bytes": bytes(data), "text": None})
+            return
+        try:
+            decoded = str(data, "utf-8")
+        except UnicodeDecodeError as error:
+            # RFC 6455 8.1: "that endpoint MUST _Fail the WebSocket Connection_"; 7.4.1: 1007.
+            self._protocol.fail(1007, f"{error.reason} at position {error.start}")
+            self._end(1007, "a text is not UTF-8")
+        else:
+            self.events.append({"type": "websocket.receive", "bytes": None, "text": decoded})
+
+    def _end(self, code: int, reason: str) -> None:
+        if not self.ended:
+            self.ended = True
+            self.events.append(
+                {"type": "websocket.disconnect", "code": int(code), "reason": reason}
+            )
+
+    # From the application.
+
+    def send(self, event: Event) -> None:
+        """Take `websocket.send`: a text or bytes."""
+        text, data = event.get("text"), event.get("bytes")
+        if isinstance(text, str):
+            self._protocol.send_text(text.encode())
+        elif isinstance(data, (bytes, bytearray, memoryview)):
+            self._protocol.send_binary(data)
+        else:
+            raise ApplicationError("websocket.send: expected 'text' as str or 'bytes' as bytes")
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; no matter if it has begun."""
+        if self._protocol.state is State.OPEN:
+            try:
+                self._protocol.send_close(code, reason)
+            except ProtocolError as error:
+                raise ApplicationError(f"websocket.close: code {code}: {error}") from error
+
+    def data_to_send(self) -> bytes:
+        """What is to be written now, as one piece."""
+        writes = self._protocol.data_to_send()
+        return writes[0] if len(writes) == 1 else b"".join(writes)
+
+
+def _sent_code(protocol: ServerProtocol) -> int:
+    return ABNORMAL if protocol.close_sent is None else protocol.close_sent.code
