@@ -1,0 +1,28 @@
+"""How fast is too fast: a token bucket. It knows no clock; whoever asks says what time it is."""
+
+
+class TokenBucket:
+    """Allows `burst` takes at once and `rate` takes a second in the long run.
+
+    rate: takes per second, above 0. burst: takes, at least 1. Times are seconds of any clock
+    that does not go backwards (time.monotonic).
+    """
+
+    __slots__ = ("_burst", "_rate", "_tokens", "_updated")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        if rate <= 0 or burst < 1:
+            raise ValueError(f"rate must be above 0 and burst at least 1, not {rate}, {burst}")
+        self._rate = rate
+        self._burst = float(burst)
+        self._tokens = float(burst)
+        self._updated = now
+
+    def take(self, now: float) -> bool:
+        """True, and one token less, if there is one at `now`; a refused take costs nothing."""
+        self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
+        self._updated = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -1,0 +1,22 @@
+"""The page. Everything that happens on it comes over the WebSocket (`consumers.py`)."""
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from . import conf
+from .models import Room
+from .routing import STREAM_PATH
+
+
+@login_required
+def index(request: HttpRequest) -> HttpResponse:
+    """All rooms by title. Staff-only ones are shown to everybody, marked; the server refuses."""
+    shown = conf.MESSAGE_TYPES_LIST
+    context = {
+        "rooms": Room.objects.all(),
+        "stream": f"/{STREAM_PATH}",
+        "message_max": conf.CHAT_MESSAGE_MAX,
+        "types": {str(n): name.lower() for n, name in conf.MESSAGE_TYPES_CHOICES if n in shown},
+    }
+    return render(request, "chat/index.html", context)

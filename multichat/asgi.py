@@ -1,0 +1,28 @@
+"""The application: stock Channels and stock Django, as their documentation puts them together.
+
+A WebSocket is let in from this site's own pages only (Origin against ALLOWED_HOSTS) and carries
+the user of its session. Any ASGI server runs this, thyme included.
+"""
+
+import os
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "multichat.settings")
+
+# First, because it loads the applications and their models, which routing imports.
+pages = get_asgi_application()
+
+from chat.routing import websocket_urlpatterns  # noqa: E402
+
+application = ProtocolTypeRouter(
+    {
+        "http": pages,
+        "websocket": AllowedHostsOriginValidator(
+            AuthMiddlewareStack(URLRouter(websocket_urlpatterns))
+        ),
+    }
+)
