@@ -1,0 +1,50 @@
+# Every target makes or updates .venv with just what it needs; nothing else is to be done by hand.
+#
+#   make chat ARGS="--port 0 --workers 2"     PYTHON=python3.12 chooses the interpreter
+#
+# pyproject.toml says what is needed; a stamp in .venv remembers what has been installed since it
+# was last changed.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help chat test lab check
+
+help:  ## show this
+	@echo "make chat    run the chat on http://127.0.0.1:8000 (ARGS=\"--port 0\" for another port)"
+	@echo "make lab     open the course in JupyterLab"
+	@echo "make test    run all tests, the notebooks included"
+	@echo "make check   lint, formatting, types"
+
+chat: .venv/.has-chat
+	@exec $(BIN)/python thyme/run.py $(ARGS)
+
+lab: .venv/.has-lab
+	@exec $(BIN)/jupyter lab $(ARGS) notebooks/
+
+# How pytest and nbval are called is in pyproject.toml; both run even when the first fails.
+test: .venv/.has-test
+	@$(BIN)/pytest $(ARGS); first=$$?; $(BIN)/pytest --nbval notebooks/ && exit $$first
+
+check: .venv/.has-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/.has-chat: EXTRAS =
+.venv/.has-lab: EXTRAS = [lab]
+.venv/.has-test: EXTRAS = [test]
+.venv/.has-check: EXTRAS = [check]
+
+.venv/.has-%: pyproject.toml | .venv/bin/python
+	@echo "Installing what \"make $*\" needs …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(EXTRAS)"
+	@touch $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is missing or older than 3.11; try: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "$(PYTHON) cannot make an environment; on Debian: apt install python3-venv" >&2; exit 1; }

