@@ -4,6 +4,7 @@ GredisError
 ├── BadName            a name that cannot be a channel's, a group's or a queue's
 ├── MessageTooLarge    a message above the limit of the crossbar
 ├── Unreachable        Redis did not answer within the patience of the caller
+├── RedisRefused       Redis answered with an error (no memory, no permission, …)
 ├── Closed             the crossbar of this process has been closed
 ├── Gone               the process that an address belongs to is no longer there
 └── Full               an inbox or a queue holds as many messages as it may
@@ -24,6 +25,10 @@ class MessageTooLarge(GredisError, ValueError):
 
 class Unreachable(GredisError, ConnectionError):
     """Redis did not answer within the patience of the caller."""
+
+
+class RedisRefused(GredisError):
+    """Redis answered with an error: no memory left, no permission, …"""
 
 
 class Closed(GredisError):

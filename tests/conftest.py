@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,17 +71,25 @@ class RedisServer:
         self.socket.unlink(missing_ok=True)
 
 
-@pytest.fixture(scope="session", params=["valkey", "redis"])
-def redis_program(request: pytest.FixtureRequest) -> str:
-    """The embedded Valkey, and Debian's Redis (which CI must have)."""
-    return str(get_binary_path()) if request.param == "valkey" else needs("redis-server")
+def redis_program(kind: str) -> str:
+    """The server that is embedded ("valkey"), or Debian's ("redis"), which CI must have."""
+    return str(get_binary_path()) if kind == "valkey" else needs("redis-server")
 
 
-@pytest.fixture
-def redis_server(redis_program: str) -> Iterator[RedisServer]:
-    """A running server, empty, of this test's own."""
-    server = RedisServer(redis_program)
+@contextmanager
+def running_redis(kind: str) -> Iterator[RedisServer]:
+    """A running server, empty, of one's own."""
+    server = RedisServer(redis_program(kind))
     server.start()
-    yield server
-    server.kill()
-    shutil.rmtree(server.folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(server.folder)
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A running server, empty, of this test's own: each test runs with both kinds."""
+    with running_redis(request.param) as server:
+        yield server

@@ -17,7 +17,6 @@ patched. Read next: `layer.py`.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -29,22 +28,14 @@ from gevent.queue import SimpleQueue
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from gredis.carriers.redis import TRIM_AFTER, RedisCarrier, entries
+from gredis.carriers.redis import RedisCarrier
 from gredis.crossbar import Crossbar
 from gredis.errors import Closed, Full, Gone, GredisError, Unreachable
 from gredis.messages import Kind, Letter, pack, unpack
 from gredis.names import Address
+from gredis.session import GRACE, PATIENCE, Session, pauses, shown
 
 log = logging.getLogger("gredis")
-
-PATIENCE = 10.0
-"""Seconds a caller waits for Redis to come back before it is told that it has not."""
-
-PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2)
-"""Seconds between attempts to connect again; the last one is repeated."""
-
-GRACE = 0.5
-"""Seconds a process may be cut off before it is taken for dead: more than it needs to come back."""
 
 LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
 
@@ -66,7 +57,11 @@ class _Unix(redis.UnixDomainSocketConnection):
     def _connect(self) -> Any:
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connected.settimeout(self.socket_connect_timeout)
-        connected.connect(self.path)
+        try:
+            connected.connect(self.path)
+        except OSError:
+            connected.close()
+            raise
         connected.settimeout(self.socket_timeout)
         return connected
 
@@ -87,17 +82,6 @@ def connection(url: str) -> Any:
     return OURS.get(pool.connection_class, pool.connection_class)(**pool.connection_kwargs)
 
 
-class _Call:
-    """One call of a script: its number, and where its reply goes."""
-
-    __slots__ = ("arguments", "number", "reply")
-
-    def __init__(self, number: int, arguments: tuple[Any, ...]) -> None:
-        self.number = number
-        self.arguments = arguments
-        self.reply: AsyncResult = AsyncResult()
-
-
 class GeventCrossbar:
     """One process's end of the crossbar.
 
@@ -111,16 +95,12 @@ class GeventCrossbar:
         self.patience = patience
         self.core = Crossbar()
         self.carrier = RedisCarrier(self.core.inbox, prefix)
-        self._numbers = 0
-        self._unsent: deque[_Call] = deque()
-        self._unanswered: deque[_Call] = deque()
+        self.session = Session(self.core, self.carrier, AsyncResult, self._suspect)
         self._written = Event()
         self._connected = Event()
-        self._last = b"0-0"
-        self._trimmed = 0
         self._greenlets: list[gevent.Greenlet] = []
         self._commands: Any = None
-        self._reading: Any = None
+        self._reader: gevent.Greenlet | None = None
         self._closed = False
         self._suspects: set[str] = set()
 
@@ -138,7 +118,7 @@ class GeventCrossbar:
         if not self._greenlets:
             self._greenlets = [gevent.spawn(self._talk), gevent.spawn(self._write)]
         if not self._connected.wait(self.patience):
-            raise Unreachable(f"no answer from Redis at {_shown(self.url)} for {self.patience} s")
+            raise Unreachable(f"no answer from Redis at {shown(self.url)} for {self.patience} s")
 
     def close(self) -> None:
         """Leave Redis as if this process had never been there, and end all waiting."""
@@ -150,11 +130,11 @@ class GeventCrossbar:
             except (GredisError, gevent.Timeout, redis.RedisError):
                 log.warning("could not say good-bye to Redis; others will find out")
         self._closed = True
-        gevent.killall(self._greenlets)
-        for lost in (self._commands, self._reading):
-            if lost is not None:
-                lost.disconnect()
-        self._fail_all(Closed("this crossbar has been closed"))
+        self._connected.clear()
+        gevent.killall([*self._greenlets, *([self._reader] if self._reader else [])])
+        if self._commands is not None:
+            self._commands.disconnect()
+        self.session.fail_all(Closed("this crossbar has been closed"))
 
     # -- the three verbs
 
@@ -231,13 +211,6 @@ class GeventCrossbar:
 
     # -- is somebody dead?
 
-    def _look_for_absent(self, script: str, arguments: tuple[Any, ...], reply: Any) -> None:
-        if script == "unicast" and reply == b"ABSENT":
-            self._suspect(arguments[0])
-        elif script == "multicast":
-            for inbox in reply[2:]:
-                self._suspect(inbox.decode())
-
     def _suspect(self, inbox: str) -> None:
         if inbox not in self._suspects:
             self._suspects.add(inbox)
@@ -257,7 +230,9 @@ class GeventCrossbar:
         """Call a script soon; the reply's `get()` raises what went wrong."""
         if not self._connected.is_set():
             self.open()
-        return self._enqueue((script, *arguments))
+        reply: AsyncResult = self.session.call(script, *arguments)
+        self._written.set()
+        return reply
 
     def _write(self) -> None:
         """Send what has gathered since the last time, in one piece."""
@@ -265,130 +240,87 @@ class GeventCrossbar:
             self._written.wait()
             self._connected.wait()
             self._written.clear()
-            calls = list(self._unsent)
-            self._unsent.clear()
-            self._unanswered.extend(calls)
+            commands = self._commands
             try:
-                self._send([self.carrier.call(c.arguments[0], c.number, *c.arguments[1:])
-                            for c in calls])  # fmt: skip
+                packed = commands.pack_commands(self.session.commands())
+                commands.send_packed_command(packed, check_health=False)
             except LOST:
-                self._commands.disconnect()  # wakes the reader, which connects again
-
-    def _send(self, commands: list[tuple[Any, ...]]) -> None:
-        self._commands.send_packed_command(self._commands.pack_commands(commands), False)
+                commands.disconnect()  # wakes the reader, which connects again
 
     def _talk(self) -> None:
         """Connect, hand out replies until the connection is lost, and again."""
-        attempt = 0
+        pause = pauses()
         while not self._closed:
-            gevent.sleep(PAUSES[min(attempt, len(PAUSES) - 1)])
-            attempt += 1
+            gevent.sleep(next(pause))
             try:
                 self._connect()
-                attempt = 0
+                pause = pauses()
                 self._hand_out_replies()
             except LOST as error:
-                if self._connected.is_set():
+                was_connected = self._connected.is_set()
+                # Before anything else can run: a write now would open the connection again, alone.
+                self._connected.clear()
+                if was_connected:
                     log.warning("lost Redis (%s), connecting again", error)
-                self._connected.clear()
             except redis.RedisError as error:
-                log.error("Redis refuses: %s", error)
                 self._connected.clear()
+                log.error("Redis refuses: %s", error)
 
     def _connect(self) -> None:
         if self._commands is not None:
             self._commands.disconnect()
         self._commands = connection(self.url)
         self._commands.connect()
-        for command in self.carrier.handshake():
+        for command in self.session.handshake():
             self._commands.send_command(*command)
-            if command[0] != "SUBSCRIBE":  # its answer is a push, which redis-py sets aside
+            if command[0] != "SUBSCRIBE":
                 self._commands.read_response()
-        self._commands.send_command(*self.carrier.announce(self.core.announcement()))
-        fresh, carried_out, *absent = self._commands.read_response(disable_decoding=True)
-        if fresh and self._last != b"0-0":
-            log.warning("Redis had forgotten this process: announced again")
-            self._last = b"0-0"
-            self._reading.disconnect()
-        for inbox in absent:
-            self._suspect(inbox.decode())
-        if self._reading is None:
-            self._reading = connection(self.url)
-            self._greenlets.append(gevent.spawn(self._read))
-        self._send_again(carried_out)
+        self._commands.send_command(*self.session.announce())
+        forgotten = self.session.announced(self._commands.read_response(disable_decoding=True))
+        if forgotten or self._reader is None:
+            self._read_anew()
+        self._written.set()
         self._connected.set()
 
-    def _send_again(self, carried_out: int) -> None:
-        """Answer the calls that had been carried out; the others are written once more."""
-        again = list(self._unanswered)
-        self._unanswered.clear()
-        for call in again:
-            if call.number <= carried_out:
-                call.reply.set([0, 0] if call.arguments[0] == "multicast" else b"OK")
-        self._unsent.extendleft(call for call in reversed(again) if call.number > carried_out)
-        self._written.set()
-        for queue in self.core.announcement().queues:  # something may wait there
-            self._enqueue(self.carrier.take(queue, 0))
-
-    def _enqueue(self, arguments: tuple[Any, ...]) -> AsyncResult:
-        self._numbers += 1
-        call = _Call(self._numbers, arguments)
-        self._unsent.append(call)
-        self._written.set()
-        return call.reply
+    def _read_anew(self) -> None:
+        if self._reader is not None:
+            self._reader.kill()
+        self._reader = gevent.spawn(self._read)
 
     def _hand_out_replies(self) -> None:
         while True:
             try:
                 reply = self._commands.read_response(disable_decoding=True)
             except redis.ResponseError as error:
-                self._unanswered.popleft().reply.set_exception(error)
+                self.session.refused(error)
             else:
-                call = self._unanswered.popleft()
-                call.reply.set(reply)
-                self._look_for_absent(call.arguments[0], call.arguments[1:], reply)
-
-    def _fail_all(self, error: GredisError) -> None:
-        for call in [*self._unanswered, *self._unsent]:
-            if not call.reply.ready():
-                call.reply.set_exception(error)
-        self._unanswered.clear()
-        self._unsent.clear()
+                self.session.answered(reply)
 
     # -- the connection for the inbox
 
     def _read(self) -> None:
-        attempt = 0
+        pause = pauses()
         while not self._closed:
-            gevent.sleep(PAUSES[min(attempt, len(PAUSES) - 1)])
-            attempt += 1
+            gevent.sleep(next(pause))
+            reading = connection(self.url)
             try:
-                self._reading.connect()
-                self._reading.send_command("SUBSCRIBE", self.carrier.here)
-                attempt = 0
+                reading.connect()
+                reading.send_command("SUBSCRIBE", self.carrier.here)
+                pause = pauses()
                 while True:
-                    self._read_once()
+                    self._read_once(reading)
             except LOST as error:
                 log.debug("lost the inbox (%s), connecting again", error)
-                self._reading.disconnect()
             except redis.RedisError as error:
                 log.error("Redis refuses to read the inbox: %s", error)
-                self._reading.disconnect()
+            finally:
+                reading.disconnect()
 
-    def _read_once(self) -> None:
-        self._reading.send_command(*self.carrier.read(self._last))
-        batch = entries(self._reading.read_response(disable_decoding=True))
-        for number, wire in batch:
-            self._last = number
-            try:
-                self.core.deliver(wire)
-            except Exception:
-                log.exception("a letter could not be delivered")
-        self._trimmed += len(batch)
-        if self._trimmed >= TRIM_AFTER:
-            self._trimmed = 0
-            self._reading.send_command(*self.carrier.trim(self._last))
-            self._reading.read_response()
+    def _read_once(self, reading: Any) -> None:
+        reading.send_command(*self.session.read())
+        if self.session.received(reading.read_response(disable_decoding=True)):
+            reading.send_command(*self.session.trim())
+            reading.read_response()
         gevent.sleep(0)  # whom these letters woke may run before the next are read
 
 
@@ -436,9 +368,3 @@ def connect(url: str, prefix: str = "gredis") -> GeventCrossbar:
     if found is None or found._closed:
         found = _crossbars[url, prefix] = GeventCrossbar(url, prefix)
     return found
-
-
-def _shown(url: str) -> str:
-    """The URL without its password."""
-    head, at, tail = url.rpartition("@")
-    return f"{head.partition('://')[0]}://…@{tail}" if at else url

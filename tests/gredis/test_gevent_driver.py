@@ -1,0 +1,290 @@
+"""The crossbar on real servers, through gevent: several processes' ends in one test process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+import redis
+
+from gredis.carriers import redis as carrier
+from gredis.drivers.gevent import GeventCrossbar, Mailbox
+from gredis.errors import Closed, Full, Gone, RedisRefused, Unreachable
+from gredis.names import Address
+from gredis.session import GRACE
+from tests.conftest import RedisServer
+
+Open = Callable[..., GeventCrossbar]
+
+
+@pytest.fixture
+def crossbar(redis_server: RedisServer) -> Iterator[Open]:
+    """Opens crossbars, one per "process", and closes them."""
+    opened: list[GeventCrossbar] = []
+
+    def open_one(**options: object) -> GeventCrossbar:
+        opened.append(GeventCrossbar(redis_server.url, **options))
+        opened[-1].open()
+        return opened[-1]
+
+    with gevent.Timeout(30):
+        yield open_one
+        for one in opened:
+            one.close()
+
+
+@pytest.fixture
+def looking_in(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_server.url, protocol=3) as connection:
+        yield connection
+
+
+def die(crossbar: GeventCrossbar) -> None:
+    """What `kill -9` does: the connections are gone, nobody has said good-bye."""
+    crossbar._closed = True
+    gevent.killall([*crossbar._greenlets, crossbar._reader])
+    crossbar._commands.disconnect()
+
+
+def test_a_unicast_reaches_one_mailbox(crossbar):
+    ann, ben = crossbar(), crossbar()
+    mailbox, other = ben.mailbox(), ben.mailbox()
+    ann.unicast(mailbox.address, {"text": "hé", "bytes": b"\0\xff"})
+    ann.unicast(other.address, "for the other")
+    assert mailbox.get() == {"text": "hé", "bytes": b"\0\xff"}
+    assert other.get() == "for the other"
+
+
+def test_an_anycast_reaches_exactly_one_taker_the_one_with_most_room(crossbar):
+    got: list[str] = []
+    one, two, sender = crossbar(), crossbar(), crossbar()
+    one.take("work", lambda body: got.append("one"), 3).get()
+    two.take("work", lambda body: got.append("two"), 1).get()
+    takers = [sender.anycast_soon("work", number).get().decode() for number in range(4)]
+    assert sorted(takers) == sorted([one.inbox] * 3 + [two.inbox])
+
+
+def test_what_nobody_has_room_for_waits_until_somebody_has(crossbar):
+    sender, taker = crossbar(), crossbar()
+    got: list[bytes] = []
+    assert sender.anycast_soon("work", 1).get() == b"WAITING"
+    taker.take("work", got.append, 1).get()
+    assert sender.anycast_soon("work", 2).get() == b"WAITING"
+    while len(got) < 1:
+        gevent.sleep(0)
+    assert taker.give_back("work").get() == 1
+    while len(got) < 2:
+        gevent.sleep(0)
+    assert got == [b"\x01", b"\x02"]
+
+
+def test_a_full_queue_refuses(crossbar):
+    sender = crossbar()
+    assert sender.anycast_soon("work", 1, waiting=1).get() == b"WAITING"
+    assert sender.anycast_soon("work", 2, waiting=1).get() == b"FULL"
+
+
+def test_a_full_inbox_refuses(crossbar, monkeypatch):
+    sender, slow = crossbar(), crossbar()
+    sender.carrier = carrier.RedisCarrier(sender.inbox, capacity=0)
+    with pytest.raises(Full, match="is full"):
+        sender.unicast(slow.mailbox().address, "x")
+
+
+def test_a_multicast_costs_one_letter_per_process_whatever_the_members(crossbar, looking_in):
+    sender, one, two = crossbar(), crossbar(), crossbar()
+    members: list[Mailbox] = [process.mailbox() for process in (one, two) for _ in range(50)]
+    for process, mailbox in zip([one] * 50 + [two] * 50, members, strict=True):
+        if (joined := process.join("room", mailbox.address.local)) is not None:
+            joined.get()
+    looking_in.config_resetstat()
+    assert sender.multicast("room", "line") == (2, 0)
+    assert looking_in.info("commandstats")["cmdstat_xadd"]["calls"] == 2
+    assert {mailbox.get() for mailbox in members} == {"line"}
+
+
+def test_who_has_left_receives_nothing_and_redis_forgets_the_group(crossbar, looking_in):
+    process = crossbar()
+    mailbox = process.mailbox()
+    process.join("room", mailbox.address.local).get()
+    process.leave("room", mailbox.address.local).get()
+    assert process.multicast("room", "line") == (0, 0)
+    assert not looking_in.exists("gredis:group:room")
+
+
+def test_messages_of_one_sender_arrive_in_order(crossbar):
+    sender, receiver = crossbar(), crossbar()
+    mailbox = receiver.mailbox()
+    replies = [sender.unicast_soon(mailbox.address, number) for number in range(3000)]
+    assert [mailbox.get() for _ in replies] == list(range(3000))
+
+
+def test_calls_that_happen_together_travel_together(crossbar, looking_in):
+    sender, receiver = crossbar(), crossbar()
+    mailbox = receiver.mailbox()
+    written: list[int] = []
+    pack = sender._commands.pack_commands
+    sender._commands.pack_commands = lambda calls: (written.append(len(calls)), pack(calls))[1]
+    gevent.joinall([gevent.spawn(sender.unicast, mailbox.address, n) for n in range(300)])
+    assert sum(written) == 300
+    assert len(written) <= 3
+
+
+def test_a_process_needs_two_connections_however_much_it_does(crossbar, looking_in):
+    process = crossbar()
+    for number in range(200):
+        process.join(f"room-{number}", process.mailbox().address.local).get()
+    process.take("work", lambda body: None, 5).get()
+    process.multicast("room-7", "line")
+    assert len(looking_in.client_list()) == 2 + 1  # and the one that looks in
+
+
+def test_a_message_sent_and_received_costs_two_commands(crossbar, looking_in):
+    sender, receiver = crossbar(), crossbar()
+    mailbox = receiver.mailbox()
+    sender.unicast(mailbox.address, 0)
+    mailbox.get()
+    looking_in.config_resetstat()
+    for number in range(10):
+        sender.unicast(mailbox.address, number)
+        assert mailbox.get() == number
+    sender.unicast(mailbox.address, "end")
+    mailbox.get()
+    calls = {
+        name.removeprefix("cmdstat_"): stat["calls"]
+        for name, stat in looking_in.info("commandstats").items()
+    }
+    assert calls["evalsha"] == 11
+    assert calls["xread"] in (11, 12)  # the next one may already wait
+
+
+def test_nothing_is_left_in_redis_when_all_have_gone(crossbar, looking_in):
+    one, two = crossbar(), crossbar()
+    mailbox = one.mailbox()
+    one.join("room", mailbox.address.local).get()
+    one.take("work", lambda body: None, 5).get()
+    two.unicast(mailbox.address, "x")
+    one.close()
+    two.close()
+    assert looking_in.keys() == []
+    assert len(looking_in.client_list()) == 1
+
+
+def test_waiting_ends_with_an_error_when_the_crossbar_closes(crossbar):
+    process = crossbar()
+    process.close()
+    with pytest.raises(Closed):
+        process.multicast("room", "line")
+
+
+# -- when something dies
+
+
+def test_the_watcher_of_a_killed_process_is_told_after_one_message(crossbar):
+    server, worker = crossbar(), crossbar()
+    mailbox = server.mailbox()
+    mailbox.watch(worker.inbox)
+    die(worker)
+    server.unicast(Address(worker.inbox, "1"), "anybody there?")
+    with pytest.raises(Gone, match=worker.inbox):
+        mailbox.get()
+
+
+def test_a_new_process_finds_the_dead_and_everybody_is_told(crossbar, looking_in):
+    server, worker = crossbar(), crossbar()
+    mailbox = server.mailbox()
+    mailbox.watch(worker.inbox)
+    worker.join("room", worker.mailbox().address.local).get()
+    worker.take("work", lambda body: None, 5).get()
+    die(worker)
+    crossbar()
+    with pytest.raises(Gone):
+        mailbox.get()
+    assert not looking_in.exists("gredis:group:room", "gredis:queue:work")
+    assert worker.inbox.encode() not in looking_in.smembers("gredis:known")
+    assert 0 < looking_in.ttl(f"gredis:entries:{worker.inbox}") <= 60
+
+
+def test_work_goes_to_the_living(crossbar):
+    dead, alive, sender = crossbar(), crossbar(), crossbar()
+    dead.take("work", lambda body: None, 100).get()
+    alive.take("work", lambda body: None, 2).get()
+    die(dead)
+    assert sender.anycast_soon("work", 1).get().decode() == alive.inbox
+
+
+def test_connections_killed_under_load_lose_and_repeat_nothing(crossbar, looking_in):
+    sender, receiver = crossbar(), crossbar()
+    mailbox = receiver.mailbox()
+    killed = 0
+
+    def send() -> None:
+        for number in range(2000):
+            sender.unicast(mailbox.address, number)
+        sender.unicast(mailbox.address, "end")
+
+    sending = gevent.spawn(send)
+    got: list[object] = []
+    while not got or got[-1] != "end":
+        got.append(mailbox.get())
+        if len(got) % 50 == 0:
+            me = looking_in.client_id()
+            for client in looking_in.client_list():
+                if int(client["id"]) != me:
+                    killed += looking_in.client_kill_filter(_id=client["id"])
+    sending.get()
+    assert got == [*range(2000), "end"]
+    assert killed >= 50
+
+
+def test_nobody_is_taken_for_dead_who_was_only_cut_off(crossbar, looking_in):
+    server, worker = crossbar(), crossbar()
+    mailbox, theirs = server.mailbox(), worker.mailbox()
+    mailbox.watch(worker.inbox)
+    me = looking_in.client_id()
+    for client in looking_in.client_list():
+        if int(client["id"]) != me:
+            looking_in.client_kill_filter(_id=client["id"])
+    server.unicast(theirs.address, "still there?")
+    assert theirs.get() == "still there?"
+    with gevent.Timeout(GRACE + 0.3, False):
+        pytest.fail(f"got {mailbox.get()}")
+    worker.unicast(mailbox.address, "yes")
+    assert mailbox.get() == "yes"
+
+
+def test_rooms_work_again_after_redis_comes_back_empty(crossbar, redis_server):
+    sender, member = crossbar(), crossbar()
+    mailbox = member.mailbox()
+    member.join("room", mailbox.address.local).get()
+    taken: list[bytes] = []
+    member.take("work", taken.append, 5).get()
+    redis_server.kill()
+    redis_server.start()
+    while sender.multicast("room", "line") != (1, 0):
+        gevent.sleep(0.01)
+    assert mailbox.get() == "line"
+    sender.anycast("work", 1)
+    while not taken:
+        gevent.sleep(0)
+
+
+def test_callers_wait_for_redis_and_are_told_when_it_does_not_come_back(crossbar, redis_server):
+    process = crossbar(patience=0.2)
+    redis_server.kill()
+    process._connected.clear()
+    with pytest.raises(Unreachable, match=r"no answer from Redis .* for 0.2 s"):
+        process.multicast("room", "line")
+    redis_server.start()
+    process.patience = 10
+    process.multicast("room", "line")
+
+
+def test_an_error_of_redis_reaches_the_caller(crossbar, looking_in):
+    process = crossbar()
+    looking_in.set("gredis:group:room", "not a set")
+    with pytest.raises(RedisRefused, match="multicast"):
+        process.multicast("room", "line")
+    looking_in.delete("gredis:group:room")
+    assert process.multicast("room", "line") == (0, 0)
