@@ -1,8 +1,10 @@
 """`python thyme/run.py`, as a person or a program starts it: real processes, a real address.
 
-All starts share one temporary state directory, as the starts of one checkout do.
+One chat runs for the tests that look at it. The others start their own in a second temporary
+state directory that they share, as the starts of one checkout do.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -37,7 +39,7 @@ class Run:
     def __init__(self, state: Path, *arguments: str, **environment: str):
         inherited = {k: v for k, v in os.environ.items() if k not in CONFIGURED}
         self.state = state
-        self.stderr = tempfile.TemporaryFile("w+")
+        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "thyme" / "run.py"), *arguments],
             stdin=subprocess.DEVNULL,
@@ -67,7 +69,10 @@ class Run:
         return self.lines_until("Thyme listens on http://")[-1].removeprefix("Thyme listens on ")
 
     def rest(self) -> list[str]:
-        return self.lines_until("Press Ctrl-C")
+        """The lines after the address. From here on there is no hurry."""
+        lines = self.lines_until("Press Ctrl-C")
+        self.patience.cancel()
+        return lines
 
     def processes(self) -> list[psutil.Process]:
         """Ours, our children's, and those of the embedded servers."""
@@ -97,18 +102,25 @@ class Run:
     def close(self) -> None:
         if self.process.poll() is None:
             self.end()
+        self.patience.cancel()
         self.process.stdout.close()
         self.stderr.close()
 
 
-@pytest.fixture(scope="module")
-def state():
+@contextlib.contextmanager
+def temporary_state():
     directory = Path(tempfile.mkdtemp(prefix="thyme-test-")).resolve()
     state = directory / "state"
     yield state
     services.stop_unused(state)
     shutil.rmtree(Postgres(state, Account.unprivileged()).data.parent, ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def state():
+    with temporary_state() as state:
+        yield state
 
 
 @pytest.fixture
@@ -125,13 +137,16 @@ def run(state):
 
 
 @pytest.fixture(scope="module")
-def running(state):
+def running():
     """A chat that several tests look at."""
-    run = Run(state, "--port", "0", "--workers", "2")
-    run.url = run.address()
-    run.accounts = run.rest()
-    yield run
-    run.close()
+    with temporary_state() as state:
+        run = Run(state, "--port", "0", "--workers", "2")
+        try:
+            run.url = run.address()
+            run.accounts = run.rest()
+            yield run
+        finally:
+            run.close()
 
 
 def wait_until(condition) -> bool:
