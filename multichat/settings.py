@@ -9,7 +9,7 @@ What differs between machines comes from the environment:
     DJANGO_HTTPS                 1 behind a proxy that ends TLS and sets X-Forwarded-Proto itself
     DJANGO_LOG_LEVEL             INFO
     REDIS_URL, DATABASE_URL      see addresses.py
-    DATABASE_MAX_CONNECTIONS     20, per process (on gevent)
+    DATABASE_MAX_CONNECTIONS     20, per process (on gevent, see postgres/base.py)
     DATABASE_CONN_MAX_AGE        0, seconds (elsewhere)
     CHAT_RATE, CHAT_BURST        see chat/conf.py, also for the chat's other settings
 
@@ -136,7 +136,7 @@ def database() -> dict[str, object]:
         )
     settings = dj_database_url.parse(
         database_url(),
-        engine="django_db_geventpool.backends.postgresql_psycopg2",
+        engine="multichat.postgres",
         conn_max_age=0,
     )
     # PostgreSQL allows 100 connections in all unless told otherwise: four processes fit.
