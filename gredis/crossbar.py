@@ -59,7 +59,7 @@ class Crossbar:
     _groups: dict[str, dict[str, None]] = field(default_factory=dict)
     _joined: dict[str, dict[str, None]] = field(default_factory=dict)
     _queues: dict[str, Queue] = field(default_factory=dict)
-    _watchers: dict[str, list[Watcher]] = field(default_factory=dict)
+    _watchers: dict[str, dict[Watcher, None]] = field(default_factory=dict)
 
     def add(self, receiver: Receiver, local: str | None = None) -> Address:
         """A new local, called with each body sent to its address or to its groups."""
@@ -128,19 +128,18 @@ class Crossbar:
 
     def watch(self, inbox: str, watcher: Watcher) -> None:
         """Call `watcher` with the inbox's name when its process is found dead."""
-        self._watchers.setdefault(inbox, []).append(watcher)
+        self._watchers.setdefault(inbox, {})[watcher] = None
 
     def unwatch(self, inbox: str, watcher: Watcher) -> None:
         """Watch no longer."""
-        watchers = self._watchers.get(inbox, [])
-        if watcher in watchers:
-            watchers.remove(watcher)
+        watchers = self._watchers.get(inbox, {})
+        watchers.pop(watcher, None)
         if not watchers:
             self._watchers.pop(inbox, None)
 
     def found_gone(self, inbox: str) -> None:
         """Tell the watchers of an inbox that its process is dead."""
-        for watcher in self._watchers.pop(inbox, []):
+        for watcher in self._watchers.pop(inbox, {}):
             watcher(inbox)
 
     def announcement(self) -> Announcement:

@@ -18,8 +18,8 @@ import asyncio
 import importlib
 import inspect
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,10 @@ class _Bridge:
         self.loop: HubLoop = shared_loop()
         self.executor = SerialExecutor()
         self.outgoing: SimpleQueue = SimpleQueue()
-        self.wanted: SimpleQueue = SimpleQueue()
+        self.asked: SimpleQueue = SimpleQueue()
         self.reader: gevent.Greenlet | None = None
-        self.unclaimed: list[Event] = []
+        self.events: deque[Event] = deque()
+        self.waiting: deque[asyncio.Future[Event]] = deque()
         self.task: asyncio.Task[None] | None = None
 
     def run(self) -> None:
@@ -174,39 +175,43 @@ class _Bridge:
         await future
 
     async def receive(self) -> Event:
-        """ASGI's `receive`; an event that a cancelled call had asked for goes to the next call."""
-        if self.unclaimed:
-            return self.unclaimed.pop(0)
+        """ASGI's `receive`; what a cancelled call had asked for goes to the next call."""
+        if self.events:
+            return self.events.popleft()
         future: asyncio.Future[Event] = self.loop.create_future()
-        self.wanted.put(future)
-        if self.reader is None:
-            self.reader = gevent.spawn(self._read)
+        self.waiting.append(future)
+        if len(self.waiting) == 1:
+            self._ask()
         return await future
 
+    def _ask(self) -> None:
+        if self.reader is None:
+            self.reader = gevent.spawn(self._read)
+        self.asked.put(True)
+
     def _read(self) -> None:
-        for future in iter(self.wanted.get, None):
-            if future.cancelled():
-                continue
+        """Receive one event each time that it is asked for: what is not wanted stays unread."""
+        while self.asked.get():
             try:
                 event = self.blocking_receive()
             except Exception as error:
-                self.loop.call_soon_threadsafe(_fail, future, error)
+                self.loop.call_soon_threadsafe(self._deliver_error, error)
             else:
-                self.loop.call_soon_threadsafe(self._deliver, future, event)
+                self.loop.call_soon_threadsafe(self._deliver, event)
 
-    def _deliver(self, future: asyncio.Future[Event], event: Event) -> None:
-        if not future.done():
-            future.set_result(event)
-            return
-        self.unclaimed.append(event)
-        with suppress(Exception):  # somebody may already wait behind the cancelled call
-            self._claim()
+    def _deliver(self, event: Event) -> None:
+        self.events.append(event)
+        while self.waiting and self.events:
+            future = self.waiting.popleft()
+            if not future.done():  # not cancelled meanwhile
+                future.set_result(self.events.popleft())
+        if self.waiting:
+            self._ask()
 
-    def _claim(self) -> None:
-        while self.unclaimed and not self.wanted.empty():
-            waiting = self.wanted.get_nowait()
-            if not waiting.done():
-                waiting.set_result(self.unclaimed.pop(0))
+    def _deliver_error(self, error: Exception) -> None:
+        for future in self.waiting:
+            _fail(future, error)
+        self.waiting.clear()
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:

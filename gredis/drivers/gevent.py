@@ -342,6 +342,8 @@ class Mailbox:
 
     def watch(self, inbox: str) -> None:
         """From now on `get()` raises `Gone`, after all bodies, when that process dies."""
+        if self._watched is not None:
+            self._crossbar.core.unwatch(self._watched, self._found_gone)
         self._watched = inbox
         self._crossbar.core.watch(inbox, self._found_gone)
 

@@ -43,6 +43,8 @@ def looking_in(redis_server: RedisServer) -> Iterator[redis.Redis]:
 def die(crossbar: GeventCrossbar) -> None:
     """What `kill -9` does: the connections are gone, nobody has said good-bye."""
     crossbar._closed = True
+    crossbar._connected.clear()
+    crossbar.session.fail_all(Closed("dead"))
     gevent.killall([*crossbar._greenlets, crossbar._reader])
     crossbar._commands.disconnect()
 

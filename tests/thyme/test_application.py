@@ -1,0 +1,189 @@
+"""Loading an application, and running an ASGI 3 one in greenlets."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import gevent
+import pytest
+from asgiref.sync import sync_to_async
+
+from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
+from thyme.application import ApplicationNotFound, Disconnected, adapt, is_asgi3, load
+from thyme.loop import close_shared_loop
+
+
+@pytest.fixture(autouse=True)
+def _closed_loop():
+    yield
+    close_shared_loop()
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    (tmp_path / "example_app.py").write_text(
+        "def esque(scope, receive, send): pass\n"
+        "async def asgi3(scope, receive, send): pass\n"
+        "class Router:\n"
+        "    async def __call__(self, scope, receive, send): pass\n"
+        "router, number = Router(), 7\n"
+    )
+    (tmp_path / "broken_app.py").write_text("import no_such_module_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("example_app", None)
+
+
+def test_an_ordinary_function_is_taken_as_it_is(example):
+    application = load("example_app:esque")
+    assert application is sys.modules["example_app"].esque
+
+
+@pytest.mark.parametrize("name", ["asgi3", "router"])
+def test_an_asgi_3_application_is_adapted(example, name):
+    application = load(f"example_app:{name}")
+    assert not is_asgi3(application)
+    Peer(application, HTTP).end()
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("example_app", "expected MODULE:ATTRIBUTE"),
+        ("example_app:", "expected MODULE:ATTRIBUTE"),
+        ("no_such_app:x", "no module 'no_such_app'"),
+        ("example_app:nothing", "no attribute 'nothing'"),
+        ("example_app:number", "expected a callable"),
+    ],
+)
+def test_what_names_no_application_is_refused_with_what_to_do(example, spec, said):
+    with pytest.raises(ApplicationNotFound, match=said):
+        load(spec)
+
+
+def test_an_error_inside_the_module_is_not_hidden(example):
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
+        load("broken_app:x")
+
+
+def test_events_cross_both_ways_in_order():
+    async def echo(scope, receive, send):
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        while (event := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": event["text"]})
+
+    peer = Peer(adapt(echo), WEBSOCKET, CONNECT)
+    assert peer.next() == {"type": "websocket.accept"}
+    for number in range(10):
+        peer.say(str(number))
+    assert [peer.next()["text"] for _ in range(10)] == [str(number) for number in range(10)]
+    peer.leave()
+    assert peer.end() == []
+
+
+def test_a_cancelled_receive_loses_no_event():
+    async def impatient(scope, receive, send):
+        await receive()
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(receive(), 0.01)
+        await send({"type": "ready"})
+        for _ in range(2):
+            await send(await receive())
+
+    peer = Peer(adapt(impatient), WEBSOCKET, CONNECT)
+    peer.next()
+    peer.say("one")
+    peer.say("two")
+    assert [event["text"] for event in peer.end() or (peer.next(), peer.next())] == ["one", "two"]
+
+
+def test_a_slow_peer_blocks_only_its_own_send():
+    gate, order = gevent.event.Event(), []
+
+    def slow_send(event):
+        gate.wait()
+        order.append("slow")
+
+    async def one_event(scope, receive, send):
+        await send({"type": "x"})
+
+    slow = gevent.spawn(adapt(one_event), dict(HTTP), lambda: REQUEST, slow_send)
+    quick = gevent.spawn(adapt(one_event), dict(HTTP), lambda: REQUEST, order.append)
+    quick.get(timeout=5)
+    gate.set()
+    slow.get(timeout=5)
+    assert order == [{"type": "x"}, "slow"]
+
+
+def test_an_error_of_the_application_reaches_the_server():
+    async def fails(scope, receive, send):
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        Peer(adapt(fails), HTTP).end()
+
+
+def test_send_raises_an_os_error_once_the_peer_has_gone():
+    errors = []
+
+    async def talks(scope, receive, send):
+        try:
+            await send({"type": "x"})
+        except OSError as error:
+            errors.append(type(error))
+
+    peer = Peer(adapt(talks), HTTP)
+    peer.gone = True
+    peer.end()
+    assert errors == [Disconnected]
+
+
+def test_a_connection_that_the_server_ends_is_cancelled():
+    ended = []
+
+    async def waits(scope, receive, send):
+        try:
+            await send({"type": "ready"})
+            await receive()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    peer = Peer(adapt(waits), HTTP)
+    peer.next()
+    peer.greenlet.kill()
+    gevent.sleep(0.01)
+    assert ended == ["cancelled"]
+
+
+def test_synchronous_code_of_a_connection_runs_in_order_in_one_greenlet():
+    seen = []
+
+    async def calls(scope, receive, send):
+        for number in range(3):
+            await sync_to_async(lambda n=number: seen.append((n, gevent.getcurrent())))()
+
+    Peer(adapt(calls), HTTP).end()
+    assert [number for number, _ in seen] == [0, 1, 2]
+    assert len({greenlet for _, greenlet in seen}) == 1
+
+
+def test_synchronous_code_of_different_connections_overlaps():
+    """50 calls that all wait for each other: they end only if all run at the same time."""
+    arrived, gate = [], gevent.event.Event()
+
+    def meet():
+        arrived.append(1)
+        if len(arrived) == 50:
+            gate.set()
+        gate.wait()
+
+    async def calls(scope, receive, send):
+        await sync_to_async(meet)()
+
+    with gevent.Timeout(10):
+        for peer in [Peer(adapt(calls), HTTP) for _ in range(50)]:
+            peer.end()

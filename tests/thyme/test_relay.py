@@ -1,0 +1,287 @@
+"""Relay and worker, over a real Redis: two "processes" in one, each with its own crossbar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import gevent
+import pytest
+
+from gredis.drivers.gevent import GeventCrossbar
+from gredis.errors import Closed
+from tests.conftest import RedisServer
+from tests.gredis.test_gevent_driver import die
+from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
+from thyme import relay as relay_module
+from thyme.application import Disconnected, EsqueApplication
+from thyme.relay import Relay, WorkerLost, portable
+from thyme.worker import Worker
+
+Start = Callable[..., tuple[GeventCrossbar, Worker]]
+
+
+@pytest.fixture
+def server(redis_server: RedisServer, monkeypatch) -> Iterator[Relay]:
+    crossbar = GeventCrossbar(redis_server.url)
+    monkeypatch.setattr(relay_module, "connect", lambda url, prefix: crossbar)
+    with gevent.Timeout(30):
+        crossbar.open()
+        yield Relay(redis_server.url)
+        crossbar.close()
+
+
+@pytest.fixture
+def start(redis_server: RedisServer) -> Iterator[Start]:
+    """Starts a worker with an application; they are stopped at the end."""
+    running: list[tuple[Worker, gevent.Greenlet]] = []
+
+    def start_worker(application: EsqueApplication, **options):
+        crossbar = GeventCrossbar(redis_server.url)
+        worker = Worker(application, crossbar, drain_seconds=0.2, **options)
+        ready = gevent.event.Event()
+        running.append((worker, gevent.spawn(worker.run, ready.set)))
+        ready.wait()
+        return crossbar, worker
+
+    yield start_worker
+    for worker, greenlet in running:
+        worker.stop()
+        with suppress(Closed):  # those that the test has killed
+            greenlet.get(timeout=10)
+
+
+def hello(scope, receive, send):
+    body = f"{scope['method']} {scope['path']} {scope['headers']} {scope['client']}".encode()
+    send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+    send({"type": "http.response.body", "body": body})
+
+
+def echo(scope, receive, send):
+    assert receive() == {"type": "websocket.connect"}
+    send({"type": "websocket.accept", "subprotocol": scope["subprotocols"][0]})
+    while (event := receive())["type"] == "websocket.receive":
+        send({"type": "websocket.send", "text": event["text"]})
+    left.put(event)
+
+
+left: gevent.queue.Queue = gevent.queue.Queue()
+
+
+def test_a_page_is_made_by_the_worker_as_if_it_were_the_server(server, start):
+    start(hello)
+    here = Peer(hello, HTTP, REQUEST)
+    there = Peer(server, HTTP, REQUEST)
+    here_events, there_events = here.end(), there.end()
+    there_events[0]["headers"] = [tuple(header) for header in there_events[0]["headers"]]
+    assert there_events == here_events
+
+
+def test_a_body_in_parts_and_a_response_in_parts_cross_in_order(server, start):
+    def upper(scope, receive, send):
+        send({"type": "http.response.start", "status": 200, "headers": []})
+        more = True
+        while more:
+            event = receive()
+            more = event.get("more_body", False)
+            body = event["body"].upper()
+            send({"type": "http.response.body", "body": body, "more_body": more})
+
+    start(upper)
+    parts = [b"part %d " % number * 1000 for number in range(20)]
+    events = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    events.append({"type": "http.request", "body": b"", "more_body": False})
+    sent = Peer(server, HTTP | {"method": "POST"}, *events).end()
+    assert b"".join(event["body"] for event in sent[1:]) == b"".join(parts).upper()
+
+
+def test_a_websocket_talks_both_ways_and_the_worker_sees_it_leave(server, start):
+    start(echo)
+    peer = Peer(server, WEBSOCKET, CONNECT)
+    assert peer.next() == {"type": "websocket.accept", "subprotocol": "chat"}
+    for number in range(20):
+        peer.say(str(number))
+    assert [peer.next()["text"] for _ in range(20)] == [str(number) for number in range(20)]
+    peer.leave()
+    assert peer.end() == []
+    assert left.get(timeout=5) == {"type": "websocket.disconnect", "code": 1001}
+
+
+def test_connections_go_to_the_worker_with_most_room(server, start):
+    taken = []
+
+    def named(name):
+        def application(scope, receive, send):
+            taken.append(name)
+            echo(scope, receive, send)
+
+        return application
+
+    start(named("one"), connections=2)
+    start(named("two"), connections=2)
+    peers = [Peer(server, WEBSOCKET, CONNECT) for _ in range(4)]
+    for peer in peers:
+        peer.next()
+    assert sorted(taken) == ["one", "one", "two", "two"]
+    for peer in peers:
+        peer.leave()
+        peer.end()
+
+
+def test_a_connection_waits_for_a_worker_that_has_room(server, start):
+    waiting = Peer(server, HTTP, REQUEST)
+    gevent.sleep(0.02)
+    start(hello)
+    assert waiting.end()[0]["status"] == 200
+
+
+def test_who_leaves_before_a_worker_answers_is_not_forgotten(server, start):
+    peer = Peer(server, WEBSOCKET, CONNECT)
+    peer.leave()
+    start(echo)
+    peer.end()
+    assert left.get(timeout=5)["type"] == "websocket.disconnect"
+
+
+@pytest.mark.parametrize(
+    ("scope", "first", "expected"),
+    [
+        (HTTP, REQUEST, {"type": "http.response.start", "status": 500}),
+        (WEBSOCKET, CONNECT, {"type": "websocket.close", "code": 1011}),
+    ],
+)
+def test_an_application_that_fails_is_answered_for(server, start, scope, first, expected, caplog):
+    def fails(scope, receive, send):
+        raise KeyError("the application's own mistake")
+
+    start(fails)
+    event = Peer(server, scope, first).end()[0]
+    assert {key: event[key] for key in expected} == expected
+    assert "the application's own mistake" in caplog.text
+
+
+def test_a_response_that_breaks_off_is_not_passed_off_as_whole(server, start):
+    def breaks_off(scope, receive, send):
+        send({"type": "http.response.start", "status": 200, "headers": []})
+        send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise KeyError("x")
+
+    start(breaks_off)
+    with pytest.raises(WorkerLost):
+        Peer(server, HTTP, REQUEST).end()
+
+
+@pytest.mark.parametrize(
+    ("scope", "first", "expected"),
+    [
+        (HTTP, REQUEST, {"type": "http.response.start", "status": 502}),
+        (WEBSOCKET, CONNECT, {"type": "websocket.close", "code": 1012}),
+    ],
+)
+def test_what_a_killed_worker_had_is_answered_once_it_is_found_dead(
+    server, start, scope, first, expected
+):
+    def never(scope, receive, send):
+        gevent.sleep(3600)
+
+    crossbar, _ = start(never)
+    peer = Peer(server, scope, first)
+    gevent.sleep(0.05)
+    die(crossbar)
+    start(hello)  # a new worker finds that the old one is dead
+    event = peer.next()
+    assert {key: event[key] for key in expected} == expected
+
+
+def test_the_application_is_told_when_the_server_dies(server, start):
+    start(echo)
+    peer = Peer(server, WEBSOCKET, CONNECT)
+    peer.next()
+    die(server.crossbar)
+    start(hello)
+    assert left.get(timeout=5)["type"] == "websocket.disconnect"
+
+
+def test_a_worker_that_stops_closes_its_websockets_with_1012(server, start):
+    _, worker = start(echo)
+    peer = Peer(server, WEBSOCKET, CONNECT)
+    peer.next()
+    worker.stop()
+    assert peer.next() == {
+        "type": "websocket.close",
+        "code": 1012,
+        "reason": "The worker is restarting",
+    }
+    peer.end()
+
+
+def test_a_worker_that_stops_finishes_its_requests(server, start):
+    begun, gate = gevent.event.Event(), gevent.event.Event()
+
+    def slow(scope, receive, send):
+        begun.set()
+        gate.wait()
+        hello(scope, receive, send)
+
+    _, worker = start(slow)
+    peer = Peer(server, HTTP, REQUEST)
+    begun.wait()
+    worker.stop()
+    gevent.sleep(0.01)
+    gate.set()
+    assert peer.next()["status"] == 200
+    peer.end()
+
+
+def test_send_raises_once_the_server_has_gone(server, start):
+    raised: gevent.queue.Queue = gevent.queue.Queue()
+
+    def talks(scope, receive, send):
+        receive()
+        send({"type": "websocket.accept"})
+        while receive()["type"] != "websocket.disconnect":
+            pass
+        try:
+            send({"type": "websocket.send", "text": "too late"})
+        except Disconnected as error:
+            raised.put(error)
+            raise
+
+    start(talks)
+    peer = Peer(server, WEBSOCKET, CONNECT)
+    peer.next()
+    die(server.crossbar)
+    start(hello)
+    assert isinstance(raised.get(timeout=5), OSError)
+
+
+def test_a_relay_of_another_version_is_told_so(server, start, monkeypatch, caplog):
+    monkeypatch.setattr(relay_module, "VERSION", 99)
+    start(hello)
+    assert Peer(server, HTTP, REQUEST).end()[0]["status"] == 500
+    assert "speaks version 99" in caplog.text
+
+
+def test_only_what_means_something_elsewhere_crosses():
+    scope = HTTP | {
+        "state": {"pool": object()},
+        "extensions": {"http.response.pathsend": {}, "websocket.http.response": {}},
+    }
+    crossing = portable(scope)
+    assert "state" not in crossing
+    assert crossing["extensions"] == {"websocket.http.response": {}}
+
+
+def test_nothing_is_left_of_a_thousand_connections(server, start):
+    crossbar, worker = start(hello)
+    for _ in range(10):
+        peers = [Peer(server, HTTP, REQUEST) for _ in range(100)]
+        for peer in peers:
+            peer.end()
+    while worker._greenlets:
+        gevent.sleep(0)
+    assert not server.crossbar.core._locals
+    assert not crossbar.core._locals
+    assert not server.crossbar.core._watchers
+    assert not crossbar.core._watchers
+    assert crossbar.core.announcement().queues == {"http": 1000, "websocket": 1000}
