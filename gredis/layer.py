@@ -41,13 +41,16 @@ class Channel:
         self.capacity = capacity
         self.bodies: deque[bytes] = deque()
         self.waiting: deque[asyncio.Future[bytes]] = deque()
+        self.notify: Callable[[], None] | None = None
 
     def put(self, body: bytes) -> None:
         """Take a message; dropped when the buffer is full (delivery is at most once)."""
         if len(self.bodies) >= self.capacity:
             return
         self.bodies.append(body)
-        if self.waiting:
+        if self.notify is not None:
+            self.notify()
+        elif self.waiting:
             loop = self.waiting[0].get_loop()
             loop.call_soon_threadsafe(self._serve)
 
@@ -144,6 +147,24 @@ class GredisChannelLayer(BaseChannelLayer):
             self.crossbar.give_back(channel)
         message: Message = unpack(body)
         return message
+
+    def listen(self, channel: str, notify: Callable[[], None]) -> Callable[[], Message | None]:
+        """Receive without coroutines: `notify` is called, and must not block, when messages come.
+
+        What is returned gives the next message, or None when there is none at the moment. An
+        extension of ours, for a channel of this process that nobody calls `receive` for.
+        """
+        found = self.channels[channel]
+        found.notify = notify
+
+        def next_message() -> Message | None:
+            return unpack(found.bodies.popleft()) if found.bodies else None
+
+        return next_message
+
+    def unlisten(self, channel: str) -> None:
+        """The channel has ended."""
+        self._close(channel)
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """The name of a new channel that only this process receives from."""

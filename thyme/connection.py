@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 
 from gevent import Timeout
-from gevent.socket import IPPROTO_TCP, TCP_NODELAY, socket
 
 from thyme.application import Disconnected, EsqueApplication
 from thyme.config import Config
 from thyme.conversation import Conversation
 from thyme.errors import ReadCancelled
 from thyme.exchange import Exchange
-from thyme.http11 import Refusal, Request, RequestParser
+from thyme.http11 import ParserEvent, Refusal, Request, RequestParser
 from thyme.response import refusal_response
 from thyme.scope import Place, http_scope, websocket_scope
 from thyme.stream import Stream
@@ -40,13 +39,13 @@ class Connection:
     )
 
     def __init__(
-        self, accepted: socket, place: Place, application: EsqueApplication, config: Config
+        self, stream: Stream, place: Place, application: EsqueApplication, config: Config
     ) -> None:
-        self._stream = Stream(accepted)
+        self._stream = stream
         self._place = place
         self._application = application
         self._config = config
-        self._parser: RequestParser | None = RequestParser(config)
+        self._parser = RequestParser(config)
         self._exchange: Exchange | None = None
         self._conversation: Conversation | None = None
         self._stopping = False
@@ -92,12 +91,11 @@ class Connection:
             if event.websocket:
                 return self._converse(event)
             return self._exchange_with(event)
-        if event is not None:
+        if isinstance(event, Refusal):
             self._answer(event)
         return False
 
     def _exchange_with(self, request: Request) -> bool:
-        assert self._parser is not None
         exchange = Exchange(self._stream, self._parser, request, self._config.server_header)
         self._exchange = exchange
         reusable = exchange.run(self._application, http_scope(request, self._place))
@@ -105,17 +103,15 @@ class Connection:
         return reusable and not self._stopping
 
     def _converse(self, request: Request) -> bool:
-        assert self._parser is not None
         leftover = self._parser.leftover
-        self._parser = None  # HTTP is over: a WebSocket lives long, its parser need not
+        del self._parser  # HTTP is over, and a WebSocket may live long
         self._conversation = Conversation(self._stream, request, leftover, self._config)
         self._conversation.run(self._application, websocket_scope(request, self._place))
         return False
 
-    def _next_head(self) -> Request | Refusal | None:
-        """The next request, a refusal to answer with, or None when there is nothing to answer."""
+    def _next_head(self) -> ParserEvent | None:
+        """A request, a refusal to answer with, or None when there is nothing to answer."""
         parser, config = self._parser, self._config
-        assert parser is not None
         if parser.events:
             self._stream.work_done()  # pipelined: it was read with the one before
         elif self._stopping or not self._feed(parser, config.keep_alive_seconds):
@@ -132,9 +128,7 @@ class Connection:
                 # RFC 9110 15.5.9: 408 "did not receive a complete request message within the
                 # time that it was prepared to wait".
                 return Refusal(408, f"the head took more than {config.head_seconds} s")
-        event = parser.events.popleft()
-        assert isinstance(event, (Request, Refusal))
-        return event
+        return parser.events.popleft()
 
     def _feed(self, parser: RequestParser, seconds: float | None = None) -> bool:
         """Give the parser what the peer sends next; False when that is nothing."""
@@ -156,8 +150,3 @@ class Connection:
             self._stream.write(refusal_response(refusal, self._config.server_header))
         except Disconnected:
             pass
-
-
-def prepare(accepted: socket) -> None:
-    """Send small answers at once: we write whole responses and frames, Nagle would only wait."""
-    accepted.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)

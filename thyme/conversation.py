@@ -119,7 +119,8 @@ class Conversation:
             # connection with a HTTP 403 error code".
             self._refuse(_DENIED)
         else:
-            self._close(event.get("code", NORMAL), event.get("reason") or "")
+            code = event.get("code")
+            self._close(NORMAL if code is None else code, event.get("reason") or "")
 
     def _deny(self, event: Event) -> None:
         """The application's own refusal: ASGI's extension "Websocket Denial Response"."""

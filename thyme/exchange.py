@@ -17,7 +17,7 @@ from gevent.lock import Semaphore
 from thyme.application import Disconnected, EsqueApplication, Event, Scope
 from thyme.config import DRAIN_BYTES
 from thyme.errors import ReadCancelled
-from thyme.http11 import Refusal, Request, RequestParser
+from thyme.http11 import END, Refusal, Request, RequestParser
 from thyme.response import CONTINUE, Response, refusal_response
 from thyme.stream import Stream
 
@@ -29,17 +29,10 @@ _FAILED = Refusal(500, "the application failed")
 class Exchange:
     """Call `run()` once; then `stream` is free for the next request if it returned True."""
 
-    __slots__ = (
-        "_continue_due",
-        "_over",
-        "_parser",
-        "_reading",
-        "_received",
-        "_refusal",
-        "_server_header",
-        "response",
-        "stream",
-    )
+    _over = False
+    _received = False
+    """Whether the whole request has been read, or its rest will never come."""
+    _refusal: Refusal | None = None
 
     def __init__(
         self, stream: Stream, parser: RequestParser, request: Request, server_header: str
@@ -51,10 +44,6 @@ class Exchange:
         self._parser = parser
         self._server_header = server_header
         self._continue_due = request.expects_continue
-        self._received = False
-        """Whether the whole request has been read, or its rest will never come."""
-        self._refusal: Refusal | None = None
-        self._over = False
         self._reading = Semaphore()
 
     def run(self, application: EsqueApplication, scope: Scope) -> bool:
@@ -181,6 +170,10 @@ class Exchange:
 
         RFC 9110 10.1.1: a peer that waits for 100 Continue may not send the body at all now.
         """
+        events = self._parser.events
+        if events and events[0] is END:
+            events.popleft()  # there was none, or all of it is read: the usual case
+            return True
         if self._continue_due:
             return False
         budget = DRAIN_BYTES

@@ -22,12 +22,17 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
 
 from thyme.config import CHUNK_OVERHEAD_BYTES, Config
 
@@ -35,6 +40,15 @@ Header = tuple[bytes, bytes]
 
 OWS = b" \t"  # RFC 9110 5.6.3, optional white space
 FIELD_FRAME_BYTES = len(b": \r\n")
+
+# The fields that decide how a request is read.
+_DECIDING: Final = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"}
+)
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+HOSTS_REMEMBERED = 1024
+"""Distinct Host values that are checked once only; a site has a handful."""
 
 # RFC 9112 3.2, RFC 3986 3.2.2: uri-host [ ":" port ]; may be empty.
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?")
@@ -81,28 +95,31 @@ class Refusal:
 ParserEvent = Request | bytes | End | Refusal
 
 
+class _Refused(Exception):
+    """Raised inside the parser's callbacks; `feed()` makes an event of it."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.refusal = Refusal(status, reason)
+
+
 class RequestParser:
     """Reads the requests of one connection. Call `feed()`, then take from `events`.
 
-    `leftover` holds what followed a WebSocket request: the first bytes of frames.
+    `in_head`: a head has begun and is not complete. `leftover`: what followed a WebSocket request,
+    which are the first bytes of frames.
     """
 
     __slots__ = (
         "_body_size",
         "_config",
-        "_content_length",
-        "_expectation",
-        "_head_size",
         "_headers",
-        "_hosts",
-        "_overhead",
         "_parser",
-        "_refusal",
+        "_refused",
         "_request",
         "_resuming",
+        "_silence",
         "_target",
-        "_transfer_coding",
-        "_upgrade",
         "events",
         "in_head",
         "leftover",
@@ -111,59 +128,56 @@ class RequestParser:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._parser = HttpRequestParser(self)
-        self._refusal: Refusal | None = None
+        self._refused = False
         self._resuming = False
-        self.events: deque[ParserEvent] = deque()
-        self.leftover = b""
-        self.in_head = False
-        """Whether a head has begun and is not complete."""
-        self._begin()
-
-    def _begin(self) -> None:
         self._request: Request | None = None
         self._target = b""
         self._headers: list[Header] = []
-        self._hosts: list[bytes] = []
-        self._content_length: int | None = None
-        self._transfer_coding: bytes | None = None
-        self._expectation: bytes | None = None
-        self._upgrade = b""
-        self._head_size = 0
         self._body_size = 0
-        self._overhead = 0
+        self._silence = 0  # bytes since the head began, or since the last piece of body
+        self.events: deque[ParserEvent] = deque()
+        self.in_head = False
+        self.leftover = b""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the peer; take what they mean from `events`."""
-        if self._refusal is not None:
+        if self._refused:
             return
         was_in_head = self.in_head
-        self._overhead += len(data)
+        self._silence += len(data)
         try:
             self._parser.feed_data(data)
+            self._check_silence(was_in_head)
         except HttpParserUpgrade as upgrade:
             self._after_upgrade(data[upgrade.args[0] :])
+        except HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, _Refused):
+                raise
+            self._end(cause.refusal)
         except HttpParserError as error:
-            self._end(self._refusal or Refusal(400, f"this is not HTTP/1.1: {error}"))
-        else:
-            if was_in_head and self.in_head and self._overhead > self._config.head_bytes:
-                self._end(Refusal(431, f"the head is over {self._config.head_bytes} bytes"))
-            elif self._request is not None and self._overhead > CHUNK_OVERHEAD_BYTES:
-                self._end(Refusal(400, "too much between two chunks"))
+            self._end(Refusal(400, f"this is not HTTP/1.1: {error}"))
+        except _Refused as refused:
+            self._end(refused.refusal)
 
     def _end(self, refusal: Refusal) -> None:
-        self._refusal = refusal
+        self._refused = True
         self.in_head = False
         self.events.append(refusal)
 
-    def _refuse(self, status: int, reason: str) -> HttpParserError:
-        self._refusal = Refusal(status, reason)
-        return HttpParserError(reason)
+    def _check_silence(self, was_in_head: bool) -> None:
+        """Bound what is parsed without giving an event."""
+        if self.in_head:
+            if was_in_head and self._silence > self._config.head_bytes:
+                raise _head_too_large(self._config)
+        elif self._silence > CHUNK_OVERHEAD_BYTES and self._request is not None:
+            raise _Refused(400, "too much between two pieces of the body")
 
     def _after_upgrade(self, rest: bytes) -> None:
-        """The parser stops after any request with an Upgrade; go on, unless we do upgrade.
+        """llhttp stops after any head with an Upgrade; go on, unless we do upgrade.
 
         RFC 9110 7.8: "A server MAY ignore a received Upgrade header field if it wishes to
-        continue using the current protocol on that connection". The body is still to be read
+        continue using the current protocol on that connection." The body is still to be read
         (Java's HttpClient sends `Upgrade: h2c` with POST), and a new parser must be told how long
         it is: it is given a head that says only that.
         """
@@ -171,182 +185,175 @@ class RequestParser:
         if request is None or request.websocket:
             self.leftover = rest
             return
-        framing = b""
-        if self._transfer_coding is not None:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        elif self._content_length is not None:
-            framing = b"Content-Length: %d\r\n" % self._content_length
+        framing = [b"%b: %b\r\n" % field for field in request.headers if field[0] in _FRAMING]
         self._parser = HttpRequestParser(self)
         self._resuming = True
-        self.feed(b"POST / HTTP/1.1\r\n" + framing + b"\r\n" + rest)
+        self.feed(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n" + rest)
 
     # What httptools calls.
 
     def on_message_begin(self) -> None:
         if not self._resuming:
-            self._begin()
             self.in_head = True
+            self._request = None
+            self._target = b""
+            self._headers = []
+            self._body_size = 0
 
     def on_url(self, url: bytes) -> None:
-        if self._resuming:
-            return
-        self._target += url
-        if len(self._target) > self._config.target_bytes:
-            # RFC 9112 3: "a server that receives a request-target longer than any URI it wishes
-            # to parse MUST respond with a 414 (URI Too Long) status code".
-            raise self._refuse(414, f"the target is over {self._config.target_bytes} bytes")
+        if self.in_head:
+            self._target += url
+            if len(self._target) > self._config.target_bytes:
+                # RFC 9112 3: "A server that receives a request-target longer than any URI it
+                # wishes to parse MUST respond with a 414 (URI Too Long) status code."
+                raise _Refused(414, f"the target is over {self._config.target_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._request is not None:
-            return  # a trailer: RFC 9110 6.5.1 lets us discard it, ASGI has no place for it
-        name = name.lower()
-        if value and value[-1] in OWS:
-            value = value.rstrip(OWS)
-        headers = self._headers
-        headers.append((name, value))
-        self._head_size += len(name) + len(value) + FIELD_FRAME_BYTES
-        config = self._config
-        if self._head_size > config.head_bytes or len(headers) > config.header_fields:
-            # RFC 6585 5: 431 Request Header Fields Too Large.
-            raise self._refuse(
-                431, f"the head is over {config.head_bytes} bytes or {config.header_fields} fields"
-            )
-        if name in _NOTED:
-            _NOTED[name](self, value)
-
-    def _note_host(self, value: bytes) -> None:
-        self._hosts.append(value)
-
-    def _note_content_length(self, value: bytes) -> None:
-        self._content_length = int(value)
-
-    def _note_transfer_encoding(self, value: bytes) -> None:
-        self._transfer_coding = value.lower()
-
-    def _note_expect(self, value: bytes) -> None:
-        self._expectation = value.lower()
-
-    def _note_upgrade(self, value: bytes) -> None:
-        self._upgrade += b"," + value.lower()
+        if self.in_head:
+            self._headers.append((name.lower(), value.rstrip(OWS)))
+        # Else a trailer: RFC 9110 6.5.1 lets us discard it, and ASGI has no place for it.
 
     def on_headers_complete(self) -> None:
-        self._overhead = 0
-        if self._resuming:
-            self._resuming = False
-            return
-        self.in_head = False
-        parser = self._parser
-        version = parser.get_http_version()
-        method = parser.get_method().decode("ascii")
-        self._check_version(version, method)
-        self._check_framing(version)
-        path, _, query = self._origin_form(method).partition(b"?")
-        self._check_host(version)
-        request = Request(method, path, query, version, self._headers, parser.should_keep_alive())
-        if self._expectation is not None:
-            request.expects_continue = self._check_expectation(version)
-        if self._upgrade and parser.should_upgrade():
-            request.websocket = self._asks_for_websocket(version, method)
-        self._request = request
-        self.events.append(request)
+        if self.in_head:
+            self._request = request = self._complete_head()
+            self.in_head = False
+            self.events.append(request)
+        self._resuming = False
+        self._silence = 0
 
     def on_body(self, body: bytes) -> None:
-        self._overhead = 0
+        self._silence = 0
         self._body_size += len(body)
         if self._body_size > self._config.body_bytes:
-            raise self._too_large()
+            raise _body_too_large(self._config)
         self.events.append(body)
 
     def on_message_complete(self) -> None:
-        if self._parser.should_upgrade():
-            return  # what follows is for _after_upgrade() to say
-        self._request = None
-        self.events.append(END)
+        if not self._parser.should_upgrade():  # else _after_upgrade() says what follows
+            self._request = None
+            self.events.append(END)
 
-    # The rules llhttp leaves to us.
-
-    def _check_version(self, version: str, method: str) -> None:
-        if version not in ("1.1", "1.0"):
-            # RFC 9110 15.6.6: 505 HTTP Version Not Supported.
-            raise self._refuse(505, f"HTTP/{version} is not spoken here, HTTP/1.1 is")
-        if method == "CONNECT":
-            # RFC 9110 9.3.6: "An origin server MAY accept a CONNECT request"; we do not.
-            raise self._refuse(501, "this is no proxy: CONNECT is not implemented")
-
-    def _check_framing(self, version: str) -> None:
-        if self._transfer_coding is not None:
-            if version == "1.0":
-                # RFC 9112 6.1: "A server or client that receives an HTTP/1.0 message containing
-                # a Transfer-Encoding header field MUST treat the message as if the framing is
-                # faulty".
-                raise self._refuse(400, "HTTP/1.0 has no Transfer-Encoding")
-            if self._transfer_coding != b"chunked":
-                # RFC 9112 6.1: "A server that receives a request message with a transfer coding
-                # it does not understand SHOULD respond with 501 (Not Implemented)."
-                raise self._refuse(501, "the only transfer coding understood is chunked")
-        elif self._content_length is not None and self._content_length > self._config.body_bytes:
-            raise self._too_large()
-
-    def _too_large(self) -> HttpParserError:
-        # RFC 9110 15.5.14: 413 Content Too Large.
-        return self._refuse(413, f"the body is over {self._config.body_bytes} bytes")
-
-    def _origin_form(self, method: str) -> bytes:
-        """The target as path and query (RFC 9112 3.2.1), whatever its form."""
+    def _complete_head(self) -> Request:
+        parser, headers, config = self._parser, self._headers, self._config
+        method = parser.get_method().decode("ascii")
+        version = parser.get_http_version()
+        deciding: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            if name in _DECIDING:
+                deciding.setdefault(name, []).append(value)
+        if len(headers) > config.header_fields or self._silence > config.head_bytes:
+            _check_size(self._target, headers, config)
+        _check_version(version, method)
+        _check_framing(version, deciding, config)
         target = self._target
-        if b"#" in target:
-            # RFC 9112 3.2: none of the forms of a request-target has a fragment.
-            raise self._refuse(400, "a target has no fragment")
-        if target[:1] == b"/" or (target == b"*" and method == "OPTIONS"):
-            return target
-        # RFC 9112 3.2.2: "a server MUST accept the absolute-form in requests".
-        absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is None:
-            raise self._refuse(400, "the target is neither a path nor an http URI")
-        authority, rest = absolute[1], absolute[2] or b""
-        # RFC 9112 3.2.2: an origin server "MUST ignore the received Host header field (if any)
-        # and instead replace it with the host information of the request-target".
-        if len(self._hosts) == 1 and _HOST.fullmatch(self._hosts[0]):
-            self._hosts = [authority]
-            self._headers = [
-                (name, authority if name == b"host" else value) for name, value in self._headers
-            ]
-        return rest if rest[:1] == b"/" else b"/" + rest
+        if target[:1] != b"/" or b"#" in target:
+            target = _origin_form(target, method, headers, deciding)
+        _check_host(version, deciding.get(b"host", []))
+        path, _, query = target.partition(b"?")
+        request = Request(method, path, query, version, headers, parser.should_keep_alive())
+        if b"expect" in deciding:
+            request.expects_continue = _expects_continue(version, deciding[b"expect"])
+        if b"upgrade" in deciding and parser.should_upgrade():
+            request.websocket = _asks_for_websocket(version, method, deciding[b"upgrade"])
+        return request
 
-    def _check_host(self, version: str) -> None:
-        # RFC 9112 3.2: "A server MUST respond with a 400 (Bad Request) status code to any
-        # HTTP/1.1 request message that lacks a Host header field and to any request message that
-        # contains more than one Host header field line or a Host header field with an invalid
-        # field value."
-        hosts = self._hosts
-        if len(hosts) == 1:
-            if _HOST.fullmatch(hosts[0]) is None:
-                raise self._refuse(400, "the Host field is not a host")
-        elif hosts or version == "1.1":
-            raise self._refuse(400, f"got {len(hosts)} Host fields, expected one")
 
-    def _check_expectation(self, version: str) -> bool:
-        # RFC 9110 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0
-        # request MUST ignore that expectation", and "A server that receives an Expect field value
-        # containing a member other than 100-continue MAY respond with a 417".
+# The rules that llhttp leaves to us.
+
+
+def _check_size(target: bytes, headers: list[Header], config: Config) -> None:
+    size = len(target) + sum(len(name) + len(value) + FIELD_FRAME_BYTES for name, value in headers)
+    if len(headers) > config.header_fields or size > config.head_bytes:
+        raise _head_too_large(config)
+
+
+def _head_too_large(config: Config) -> _Refused:
+    # RFC 6585 5: 431 Request Header Fields Too Large.
+    return _Refused(
+        431, f"the head is over {config.head_bytes} bytes or {config.header_fields} fields"
+    )
+
+
+def _body_too_large(config: Config) -> _Refused:
+    # RFC 9110 15.5.14: 413 Content Too Large.
+    return _Refused(413, f"the body is over {config.body_bytes} bytes")
+
+
+def _check_version(version: str, method: str) -> None:
+    if version != "1.1" and version != "1.0":
+        # RFC 9110 15.6.6: 505 HTTP Version Not Supported.
+        raise _Refused(505, f"HTTP/{version} is not spoken here, HTTP/1.1 is")
+    if method == "CONNECT":
+        # RFC 9110 9.3.6: "An origin server MAY accept a CONNECT request"; we are no proxy.
+        raise _Refused(501, "CONNECT is for proxies")
+
+
+def _check_framing(version: str, deciding: dict[bytes, list[bytes]], config: Config) -> None:
+    if b"transfer-encoding" in deciding:
         if version == "1.0":
-            return False
-        if self._expectation != b"100-continue":
-            raise self._refuse(417, "the only expectation met is 100-continue")
-        return True
+            # RFC 9112 6.1: "A server or client that receives an HTTP/1.0 message containing a
+            # Transfer-Encoding header field MUST treat the message as if the framing is faulty".
+            raise _Refused(400, "HTTP/1.0 has no Transfer-Encoding")
+        if [coding.lower() for coding in deciding[b"transfer-encoding"]] != [b"chunked"]:
+            # RFC 9112 6.1: "A server that receives a request message with a transfer coding it
+            # does not understand SHOULD respond with 501 (Not Implemented)."
+            raise _Refused(501, "the only transfer coding understood is chunked")
+    elif b"content-length" in deciding and int(deciding[b"content-length"][0]) > config.body_bytes:
+        raise _body_too_large(config)
 
-    def _asks_for_websocket(self, version: str, method: str) -> bool:
-        # RFC 9110 7.8: "A server that receives an Upgrade header field in an HTTP/1.0 request
-        # MUST ignore that Upgrade field." RFC 6455 4.1: "The method of the request MUST be GET".
-        protocols = [protocol.strip(OWS) for protocol in self._upgrade.split(b",")]
-        return version == "1.1" and method == "GET" and b"websocket" in protocols
+
+def _origin_form(
+    target: bytes, method: str, headers: list[Header], deciding: dict[bytes, list[bytes]]
+) -> bytes:
+    """`target` as path and query (RFC 9112 3.2.1), whatever its form was."""
+    if b"#" in target:
+        # RFC 9112 3.2: no form of a request-target has a fragment.
+        raise _Refused(400, "a target has no fragment")
+    if target == b"*" and method == "OPTIONS":
+        return target  # RFC 9112 3.2.4, asterisk-form
+    # RFC 9112 3.2.2: "a server MUST accept the absolute-form in requests".
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        raise _Refused(400, "the target is neither a path nor an http URI")
+    authority, rest = absolute[1], absolute[2] or b""
+    if len(deciding.get(b"host", [])) == 1:
+        # RFC 9112 3.2.2: "the origin server MUST ignore the received Host header field (if any)
+        # and instead use the host information of the request-target".
+        deciding[b"host"] = [authority]
+        place = next(i for i, (name, _) in enumerate(headers) if name == b"host")
+        headers[place] = (b"host", authority)
+    return rest if rest[:1] == b"/" else b"/" + rest
 
 
-_NOTED: Final[dict[bytes, Callable[[RequestParser, bytes], None]]] = {
-    b"host": RequestParser._note_host,
-    b"content-length": RequestParser._note_content_length,
-    b"transfer-encoding": RequestParser._note_transfer_encoding,
-    b"expect": RequestParser._note_expect,
-    b"upgrade": RequestParser._note_upgrade,
-}
-"""The fields that decide how a request is read."""
+def _check_host(version: str, hosts: list[bytes]) -> None:
+    # RFC 9112 3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
+    # request message that lacks a Host header field and to any request message that contains more
+    # than one Host header field line or a Host header field with an invalid field value."
+    if len(hosts) == 1:
+        if not _is_host(hosts[0]):
+            raise _Refused(400, "the Host field is not a host")
+    elif hosts or version == "1.1":
+        raise _Refused(400, f"got {len(hosts)} Host fields, expected one")
+
+
+@lru_cache(HOSTS_REMEMBERED)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def _expects_continue(version: str, expectations: list[bytes]) -> bool:
+    # RFC 9110 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request
+    # MUST ignore that expectation." "A server that receives an Expect field value containing a
+    # member other than 100-continue MAY respond with a 417".
+    if version == "1.0":
+        return False
+    if [expectation.lower() for expectation in expectations] != [b"100-continue"]:
+        raise _Refused(417, "the only expectation met is 100-continue")
+    return True
+
+
+def _asks_for_websocket(version: str, method: str, upgrades: list[bytes]) -> bool:
+    # RFC 9110 7.8: "A server that receives an Upgrade header field in an HTTP/1.0 request MUST
+    # ignore that Upgrade field." RFC 6455 4.1: "The method of the request MUST be GET".
+    protocols = [protocol.strip(OWS) for protocol in b",".join(upgrades).lower().split(b",")]
+    return version == "1.1" and method == "GET" and b"websocket" in protocols

@@ -27,6 +27,7 @@ from thyme.errors import ApplicationError
 from thyme.http11 import OWS, Refusal
 
 Event = dict[str, Any]
+Body = bytes | bytearray | memoryview
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -35,18 +36,20 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
 NAMES_REMEMBERED = 1024
 """Distinct field names that are checked once only; applications use a few dozen."""
 
-# RFC 9110 15.3.5 and 15.4.5: 204 and 304 responses end with the header section.
-_NO_CONTENT: Final = frozenset({204, 304})
-_RESET_CONTENT: Final = 205
+NO_CONTENT, RESET_CONTENT, NOT_MODIFIED = 204, 205, 304
+# RFC 9110 15.3.5, 15.4.5: such a response "is terminated by the end of the header section".
+_WITHOUT_CONTENT: Final = frozenset({NO_CONTENT, RESET_CONTENT, NOT_MODIFIED})
 
+# Fields that the server reads, replaces or drops.
+_OURS: Final = frozenset(
+    {b"connection", b"content-length", b"date", b"server", b"transfer-encoding"}
+)
 
-class Awaited(Enum):
-    """What the application has to send next."""
-
-    START = "http.response.start"
-    BODY = "http.response.body"
-    TRAILERS = "http.response.trailers"
-    NOTHING = "nothing more: the response is complete"
+# What the application has to send next.
+START: Final = "http.response.start"
+BODY: Final = "http.response.body"
+TRAILERS: Final = "http.response.trailers"
+NOTHING: Final = "nothing more: the response is complete"
 
 
 class Framing(Enum):
@@ -65,21 +68,18 @@ class Response:
     may follow. `keep_alive`: the connection can be used again; may be set to False until `begun`.
     """
 
-    __slots__ = (
-        "_awaited",
-        "_dated",
-        "_fields",
-        "_framing",
-        "_has_trailers",
-        "_http_version",
-        "_length",
-        "_method",
-        "_served",
-        "_server_header",
-        "_status",
-        "begun",
-        "keep_alive",
-    )
+    # One is made per request: what is usual is set once, here.
+    begun = False
+    complete = False
+    _awaited: str = START
+    _framing = Framing.NONE
+    _length: int | None = None
+    _missing = 0
+    _status = 0
+    _head = b""
+    _has_trailers = False
+    _has_date = False
+    _has_server = False
 
     def __init__(
         self, method: str, http_version: str, keep_alive: bool, server_header: str = ""
@@ -87,17 +87,7 @@ class Response:
         self._method = method
         self._http_version = http_version
         self._server_header = server_header
-        self._awaited = Awaited.START
-        self._framing = Framing.NONE
-        self._length: int | None = None
-        self._has_trailers = False
-        self._dated = self._served = False
-        self.begun = False
         self.keep_alive = keep_alive
-
-    @property
-    def complete(self) -> bool:
-        return self._awaited is Awaited.NOTHING
 
     def encode(self, event: Event) -> bytes:
         """The bytes that carry `event`, perhaps none yet.
@@ -105,13 +95,11 @@ class Response:
         Raises `ApplicationError` when HTTP or ASGI does not allow it here.
         """
         kind = event["type"]
-        if kind != self._awaited.value:
-            raise ApplicationError(f"got {kind!r}, expected {self._awaited.value!r}")
-        if self._awaited is Awaited.BODY:
+        if kind != self._awaited:
+            raise ApplicationError(f"got {kind!r}, expected {self._awaited!r}")
+        if kind == BODY:
             return self._body(event)
-        if self._awaited is Awaited.START:
-            return self._start(event)
-        return self._trailers(event)
+        return self._start(event) if kind == START else self._trailers(event)
 
     # The head.
 
@@ -120,79 +108,78 @@ class Response:
         # 1xx are interim responses (RFC 9110 15.2): they are the server's.
         if not isinstance(status, int) or not 200 <= status <= 999:
             raise ApplicationError(f"got status {status!r}, expected an int from 200 to 999")
-        fields = [_status_line(status)]
-        for name, value in event.get("headers", ()):
-            name = _field_name(name)
-            _check_value(name, value)
-            if name not in _OURS or self._accept(name, value, status):
-                fields.append(b"%b: %b\r\n" % (name, value))
+        headers = event.get("headers", ())
+        lines = [_status_line(status)]
+        try:
+            for name, value in headers:
+                name = _field_name(name)
+                if name not in _OURS or self._accept(name, value):
+                    lines.append(b"%b: %b\r\n" % (name, value))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ApplicationError(f"headers: expected pairs of bytes: {error}") from error
+        head = b"".join(lines)
+        if head.count(b"\r") != len(lines) or head.count(b"\n") != len(lines) or b"\0" in head:
+            checked(headers)  # finds the culprit, and raises
+        self._head = head
         self._status = status
-        self._fields = fields
-        self._has_trailers = bool(event.get("trailers", False))
-        self._awaited = Awaited.BODY
+        if event.get("trailers"):
+            self._has_trailers = True
+        self._awaited = BODY
         return b""
 
-    def _accept(self, name: bytes, value: bytes, status: int) -> bool:
+    def _accept(self, name: bytes, value: bytes) -> bool:
         """Note a field that concerns us; whether to send it as it is."""
         if name == b"date":
-            self._dated = True
-        elif name == b"server":
-            self._served = True
-        elif name == b"content-length":
-            return self._note_length(value, status)
+            self._has_date = True
+            return True
+        if name == b"server":
+            self._has_server = True
+            return True
+        if name == b"content-length":
+            # RFC 9110 8.6: Content-Length = 1*DIGIT.
+            if self._length is not None or not value.isdigit():
+                raise ApplicationError(f"got content-length {value!r}, expected digits, once")
+            self._length = int(value)
         elif name == b"connection":
             options = value.lower().split(b",")
             self.keep_alive &= b"close" not in [option.strip(OWS) for option in options]
-            return False
-        else:  # Transfer-Encoding: the framing of this hop is the server's (RFC 9112 6.1)
-            return False
-        return True
+        return False  # also Transfer-Encoding: the framing of this hop is the server's
 
-    def _note_length(self, value: bytes, status: int) -> bool:
-        # RFC 9110 8.6: Content-Length = 1*DIGIT.
-        if not value.isdigit():
-            raise ApplicationError(f"got content-length {value!r}, expected digits")
-        if self._length is not None:
-            raise ApplicationError("got a second content-length")
-        self._length = int(value)
-        # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response with
-        # a status code of 1xx (Informational) or 204 (No Content)." 205 (15.3.6) has none or zero.
-        return status not in (204, _RESET_CONTENT)
-
-    def _head(self, body: bytes, more: bool) -> bytes:
-        fields = self._fields
-        self._framing = self._choose_framing(more)
+    def _finish_head(self) -> bytes:
+        fields = self._head
         if self._framing is Framing.CHUNKED:
-            fields.append(b"transfer-encoding: chunked\r\n")
-        elif self._framing is Framing.LENGTH and self._length is None:
-            self._length = len(body)
-            fields.append(b"content-length: %d\r\n" % self._length)
-        elif self._framing is Framing.CLOSE:
-            self.keep_alive = False
-        elif self._status == _RESET_CONTENT:
-            fields.append(b"content-length: 0\r\n")
+            fields += b"transfer-encoding: chunked\r\n"
+        elif self._length is not None and self._status != NO_CONTENT:
+            # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response
+            # with a status code of 1xx (Informational) or 204 (No Content)."
+            fields += b"content-length: %d\r\n" % self._length
         if not self.keep_alive:
-            fields.append(b"connection: close\r\n")
+            fields += b"connection: close\r\n"
         elif self._http_version == "1.0":
             # RFC 9112 9.3: HTTP/1.0 persists only with the "keep-alive" connection option.
-            fields.append(b"connection: keep-alive\r\n")
-        if not self._dated:
-            fields.append(_date_field(int(time.time())))
-        if self._server_header and not self._served:
-            fields.append(b"server: %b\r\n" % self._server_header.encode("ascii"))
-        fields.append(b"\r\n")
-        self.begun = True
-        return b"".join(fields)
+            fields += b"connection: keep-alive\r\n"
+        if not self._has_date:
+            fields += _date_field(int(time.time()))
+        if not self._has_server:
+            fields += _server_field(self._server_header)
+        return fields + b"\r\n"
 
-    def _choose_framing(self, more: bool) -> Framing:
+    def _choose_framing(self, body: Body, more: bool) -> Framing:
+        if self._status == RESET_CONTENT:
+            self._length = 0  # RFC 9110 15.3.6: "a server MUST NOT generate content in a 205"
         # RFC 9110 9.3.2: "the server MUST NOT send content in the response" to HEAD.
-        if self._method == "HEAD" or self._status in _NO_CONTENT or self._status == _RESET_CONTENT:
+        if self._method == "HEAD" or self._status in _WITHOUT_CONTENT:
             return Framing.NONE
-        if self._length is not None or not (more or self._has_trailers):
+        if self._length is None and not (more or self._has_trailers):
+            self._length = len(body)
+        if self._length is not None:
             return Framing.LENGTH
         # RFC 9112 6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the
         # corresponding request indicates HTTP/1.1 (or later minor revisions)."
-        return Framing.CHUNKED if self._http_version == "1.1" else Framing.CLOSE
+        if self._http_version == "1.1":
+            return Framing.CHUNKED
+        self.keep_alive = False
+        return Framing.CLOSE
 
     # The body.
 
@@ -201,57 +188,56 @@ class Response:
         if not isinstance(body, (bytes, bytearray, memoryview)):
             raise ApplicationError(f"got a body of type {type(body).__name__}, expected bytes")
         more = bool(event.get("more_body", False))
-        head = b"" if self.begun else self._head(body, more)
-        framed = self._framed(body, more)
+        if self.begun:
+            data = self._framed(body, more)
+        else:
+            self._framing = self._choose_framing(body, more)
+            self._missing = self._length or 0
+            framed = self._framed(body, more)
+            data = self._finish_head() + framed
+            self.begun = True
         if not more:
-            self._awaited = Awaited.TRAILERS if self._has_trailers else Awaited.NOTHING
-        return head + framed if head else framed
+            self._await(TRAILERS if self._has_trailers else NOTHING)
+        return data
 
-    def _framed(self, body: bytes, more: bool) -> bytes:
-        if self._framing is Framing.NONE:
-            return b""
+    def _await(self, kind: str) -> None:
+        self._awaited = kind
+        self.complete = kind is NOTHING
+
+    def _framed(self, body: Body, more: bool) -> bytes:
         if self._framing is Framing.LENGTH:
             return self._measured(body, more)
+        if self._framing is Framing.NONE:
+            return b""
         if self._framing is Framing.CLOSE:
-            return body
+            return bytes(body)
         # RFC 9112 7.1; a chunk of no bytes would be the last.
-        chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        chunk = b"%x\r\n%b\r\n" % (len(body), bytes(body)) if body else b""
         if more:
             return chunk
         return chunk + (b"0\r\n" if self._has_trailers else b"0\r\n\r\n")
 
-    def _measured(self, body: bytes, more: bool) -> bytes:
-        # RFC 9112 6.3: the peer takes what is over for the next response, and waits for what is
-        # missing.
-        assert self._length is not None
-        self._length -= len(body)
-        if self._length < 0:
-            raise ApplicationError(f"the body is {-self._length} bytes over its content-length")
-        if self._length and not more:
-            raise ApplicationError(f"the body is {self._length} bytes short of its content-length")
-        return body
+    def _measured(self, body: Body, more: bool) -> bytes:
+        # RFC 9112 6.3: the peer would take what is over for the next response, and wait for what
+        # is missing.
+        self._missing -= len(body)
+        if self._missing < 0:
+            raise ApplicationError(f"the body is {-self._missing} bytes over its content-length")
+        if self._missing and not more:
+            raise ApplicationError(f"the body is {self._missing} bytes short of its content-length")
+        return body if type(body) is bytes else bytes(body)
 
     def _trailers(self, event: Event) -> bytes:
-        fields = []
-        for name, value in event.get("headers", ()):
-            name = _field_name(name)
-            _check_value(name, value)
-            # RFC 9110 6.5.1: a sender MUST NOT generate trailers that frame or route.
+        fields = checked(event.get("headers", ()))
+        for name, _ in fields:
+            # RFC 9110 6.5.1: no trailers for framing, routing and the like.
             if name in _OURS:
                 raise ApplicationError(f"{name!r} cannot be a trailer")
-            fields.append(b"%b: %b\r\n" % (name, value))
         more = bool(event.get("more_trailers", False))
-        if not more:
-            self._awaited = Awaited.NOTHING
+        self._await(TRAILERS if more else NOTHING)
         if self._framing is not Framing.CHUNKED:
             return b""  # RFC 9110 6.5: only some framings have a place for trailers
-        return b"".join(fields) + (b"" if more else b"\r\n")
-
-
-_OURS: Final = frozenset(
-    {b"connection", b"content-length", b"date", b"server", b"transfer-encoding"}
-)
-"""Fields that the server reads, replaces or drops."""
+        return b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n" * (not more)
 
 
 def refusal_response(refusal: Refusal, server_header: str, *fields: tuple[bytes, bytes]) -> bytes:
@@ -259,34 +245,35 @@ def refusal_response(refusal: Refusal, server_header: str, *fields: tuple[bytes,
     text = f"{refusal.status} {_phrase(refusal.status)}: {refusal.reason}\n".encode()
     response = Response("GET", "1.1", keep_alive=False, server_header=server_header)
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *fields]
-    response.encode({"type": Awaited.START.value, "status": refusal.status, "headers": headers})
-    return response.encode({"type": Awaited.BODY.value, "body": text})
+    response.encode({"type": START, "status": refusal.status, "headers": headers})
+    return response.encode({"type": BODY, "body": text})
 
 
-def field_lines(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """`headers` of an application, checked as those of a response are."""
-    checked = []
+def checked(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """`headers` of an application, with lower-case names.
+
+    Raises `ApplicationError` for what is no header, or more than one.
+    """
+    fields = []
     for name, value in headers:
         name = _field_name(name)
-        _check_value(name, value)
-        checked.append((name, value))
-    return checked
+        # RFC 9110 5.5: "Field values containing CR, LF, or NUL characters are invalid and
+        # dangerous, due to the varying ways that implementations might parse and interpret those
+        # characters".
+        if not isinstance(value, bytes):
+            raise ApplicationError(f"{name!r}: got {type(value).__name__}, expected bytes")
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            raise ApplicationError(f"{name!r}: a value has no CR, LF or NUL; got {value!r}")
+        fields.append((name, value))
+    return fields
 
 
 @lru_cache(NAMES_REMEMBERED)
 def _field_name(name: bytes) -> bytes:
-    # RFC 9110 5.1: a field name is a token, and case-insensitive; ASGI: "must be lowercased".
+    # RFC 9110 5.1: a field name is a token, and case-insensitive; ASGI has them in lower case.
     if not isinstance(name, bytes) or _TOKEN.fullmatch(name) is None:
         raise ApplicationError(f"got {name!r}, expected a header name: a token, as bytes")
     return name.lower()
-
-
-def _check_value(name: bytes, value: bytes) -> None:
-    # RFC 9110 5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous".
-    if not isinstance(value, bytes):
-        raise ApplicationError(f"{name!r}: got {type(value).__name__}, expected bytes")
-    if b"\n" in value or b"\r" in value or b"\0" in value:
-        raise ApplicationError(f"{name!r}: a value has no CR, LF or NUL; got {value!r}")
 
 
 def _phrase(status: int) -> str:
@@ -308,3 +295,8 @@ def _date_field(second: int) -> bytes:
     # RFC 9110 6.6.1: "An origin server with a clock MUST generate a Date header field in all 2xx,
     # 3xx, and 4xx responses". Made once a second, when somebody asks.
     return b"date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")
+
+
+@lru_cache
+def _server_field(server_header: str) -> bytes:
+    return b"server: %b\r\n" % server_header.encode("ascii") if server_header else b""

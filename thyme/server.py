@@ -9,18 +9,21 @@ Read next: `connection.py`, what happens on one socket; `config.py`, what can be
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.server import StreamServer
-from gevent.socket import AF_INET, AF_INET6, socket
+from gevent.socket import getaddrinfo
+from gevent.socket import socket as GeventSocket
 
 from thyme.application import EsqueApplication
 from thyme.config import Config
-from thyme.connection import Connection, prepare
+from thyme.connection import Connection
 from thyme.http11 import Refusal
 from thyme.scope import Place
+from thyme.stream import Stream, plain_socket
 
 KILL_SECONDS = 1.0
 """For killed greenlets to clean up, before `stop()` returns without them."""
@@ -45,7 +48,8 @@ class Server:
     def start(self) -> None:
         """Bind and accept. Raises `OSError` when the address cannot be had."""
         config = self._config
-        listener = StreamServer((config.host, config.port), self._serve, backlog=config.backlog)
+        listening = listening_socket(config.host, config.port, config.backlog)
+        listener = StreamServer(listening, self._serve)
         listener.start()
         self._listener = listener
         self._stopped.clear()
@@ -81,11 +85,11 @@ class Server:
         gevent.killall(farewells + list(self._connections.values()), timeout=KILL_SECONDS)
         self._stopped.set()
 
-    def _serve(self, accepted: socket, peer: Any) -> None:
-        """The greenlet of one connection; gevent closes the socket after it."""
-        connection = Connection(
-            accepted, self._place(accepted, peer), self._application, self._config
-        )
+    def _serve(self, accepted: Any, peer: Any) -> None:
+        """The greenlet of one connection."""
+        connected = plain_socket(accepted)
+        place = self._place(connected, peer)
+        connection = Connection(Stream(connected), place, self._application, self._config)
         limit = self._config.connections
         if limit is not None and len(self._connections) >= limit:
             connection.refuse(_FULL)
@@ -96,9 +100,30 @@ class Server:
         finally:
             del self._connections[connection]
 
-    def _place(self, accepted: socket, peer: Any) -> Place:
+    def _place(self, connected: socket.socket, peer: Any) -> Place:
         root_path = self._config.root_path
-        if accepted.family not in (AF_INET, AF_INET6):
-            return Place(None, (str(accepted.getsockname()), None), root_path)
-        prepare(accepted)
-        return Place(tuple(peer[:2]), accepted.getsockname()[:2], root_path)
+        if connected.family not in (socket.AF_INET, socket.AF_INET6):
+            return Place(None, (str(connected.getsockname()), None), root_path)
+        # We write whole responses and frames: Nagle's algorithm would only hold them back.
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return Place(tuple(peer[:2]), connected.getsockname()[:2], root_path)
+
+
+def listening_socket(host: str, port: int, backlog: int) -> Any:
+    """A gevent socket that listens on (host, port). Raises `OSError`.
+
+    `host` is an address, or a name that has one; the first one is taken.
+    """
+    family, kind, protocol, _, address = getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = GeventSocket(family, kind, protocol)
+    try:
+        # A server that starts again must not wait for connections of the one before to time out.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(backlog)
+    except BaseException:
+        listening.close()
+        raise
+    return listening

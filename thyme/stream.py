@@ -12,10 +12,12 @@ HTTP and WebSocket are unknown here. Read next: `connection.py`.
 
 from __future__ import annotations
 
-from gevent import Timeout, get_hub, sleep
+import socket
+from typing import Any, Final
+
+from gevent import Timeout, get_hub, monkey
 from gevent.hub import Waiter
 from gevent.lock import Semaphore
-from gevent.socket import SHUT_WR, socket
 
 from thyme.application import Disconnected
 from thyme.config import AHEAD_BYTES, LINGER_SECONDS, READ_BYTES, WORK_PER_TURN
@@ -23,9 +25,22 @@ from thyme.errors import ReadCancelled
 
 _READ, _WRITE = 1, 2  # gevent's io watchers: which events
 
+# The standard library's own, also in a patched process.
+_PlainSocket: Final[type[socket.socket]] = monkey.get_original("socket", "socket")
+
+
+def plain_socket(accepted: Any) -> socket.socket:
+    """The connection of a gevent socket as an ordinary non-blocking one; `accepted` lets go of it.
+
+    All waiting is done here, so gevent's own watchers and checks would only cost.
+    """
+    plain = _PlainSocket(accepted.family, accepted.type, accepted.proto, accepted.detach())
+    plain.setblocking(False)
+    return plain
+
 
 class Stream:
-    """The bytes of one connection. Belongs to the hub of the thread that made it.
+    """The bytes of one connection, whose socket does not block. Belongs to the hub of its thread.
 
     `ended`: the peer has ended its side (or the connection is gone).
     """
@@ -47,12 +62,11 @@ class Stream:
         "ended",
     )
 
-    def __init__(self, accepted: socket) -> None:
-        accepted.settimeout(0)  # the waiting is done here
-        self._socket = accepted
-        self._hub = get_hub()
-        self._readable = self._hub.loop.io(accepted.fileno(), _READ)
-        self._writable = None
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._hub: Any = get_hub()
+        self._readable: Any = self._hub.loop.io(connected.fileno(), _READ)
+        self._writable: Any = None  # few connections ever wait to write
         self._reading: Waiter | None = None
         self._writing: Waiter | None = None
         self._writing_lock = Semaphore()
@@ -100,12 +114,15 @@ class Stream:
     def work_done(self) -> None:
         """Count a piece of work done for the peer; give others a turn after `WORK_PER_TURN`.
 
-        A greenlet whose socket always has data would otherwise never switch.
+        A greenlet whose socket always has data would otherwise never switch. The turn is a whole
+        round of the hub, so that sockets are polled: `sleep(0)` lets only those run that are
+        ready already.
         """
         self._work += 1
         if self._work >= WORK_PER_TURN:
             self._work = 0
-            sleep(0)
+            with self._hub.loop.timer(0) as round_of_the_hub:
+                self._hub.wait(round_of_the_hub)
 
     def _receive(self) -> bytes:
         while not self.ended:
@@ -114,7 +131,7 @@ class Stream:
             else:
                 self._take_turns()
             try:
-                data: bytes = self._socket.recv(READ_BYTES)
+                data = self._socket.recv(READ_BYTES)
             except BlockingIOError:
                 self._maybe_more = False
                 continue
@@ -165,18 +182,21 @@ class Stream:
         while outgoing:
             data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
             outgoing.clear()
-            try:
-                sent = self._socket.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self._broken = True
-                raise Disconnected("the peer has gone") from error
+            sent = self._send(data)
             if sent < len(data):
                 outgoing.insert(0, memoryview(data)[sent:])
                 self._wait_writable()
         if self._broken:
             raise Disconnected("the peer has gone")
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._broken = True
+            raise Disconnected("the peer has gone") from error
 
     def _wait_writable(self) -> None:
         if self._writable is None:
@@ -201,7 +221,7 @@ class Stream:
         "until it receives a corresponding close by the client", here for `LINGER_SECONDS`.
         """
         try:
-            self._socket.shutdown(SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
             with Timeout(LINGER_SECONDS, False):
                 while self.read():
                     pass

@@ -28,7 +28,7 @@ from websockets.typing import Subprotocol
 from thyme.config import Config
 from thyme.errors import ApplicationError
 from thyme.http11 import Refusal, Request
-from thyme.response import field_lines
+from thyme.response import checked
 
 Event = dict[str, Any]
 
@@ -119,7 +119,7 @@ class WebSocket:
         response = self._response
         if not self.opening or response is None:
             raise ApplicationError("got 'websocket.accept', but the handshake is over")
-        headers = field_lines(event.get("headers", ()))
+        headers = checked(event.get("headers", ()))
         for name, value in headers:
             # ASGI: "Sec-WebSocket-Protocol must be sent as subprotocol"; the rest is ours.
             if name.startswith(b"sec-websocket-") or name in (b"upgrade", b"connection"):
@@ -127,7 +127,7 @@ class WebSocket:
             response.headers[name.decode("ascii")] = value.decode("latin-1")
         subprotocol = event.get("subprotocol")
         if subprotocol is not None:
-            (chosen,) = field_lines([(b"sec-websocket-protocol", subprotocol.encode("ascii"))])
+            (chosen,) = checked([(b"sec-websocket-protocol", subprotocol.encode("ascii"))])
             response.headers["Sec-WebSocket-Protocol"] = chosen[1].decode("ascii")
             self._protocol.subprotocol = Subprotocol(subprotocol)
         self._protocol.send_response(response)
@@ -169,8 +169,8 @@ class WebSocket:
                 self._receive_message(self._text, whole)
         elif opcode is Opcode.CLOSE:
             received = self._protocol.close_rcvd
-            assert received is not None
-            self._end(received.code, received.reason)
+            if received is not None:
+                self._end(received.code, received.reason)
 
     def _receive_message(self, text: bool, data: bytes | bytearray | memoryview) -> None:
         if not text:

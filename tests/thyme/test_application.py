@@ -10,7 +10,8 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
-from thyme.application import ApplicationNotFound, Disconnected, adapt, is_asgi3, load
+from thyme.application import ApplicationNotFound, Disconnected, is_asgi3, load
+from thyme.bridge import adapt
 from thyme.loop import close_shared_loop
 
 

@@ -1,0 +1,190 @@
+"""The short way for synchronous Channels consumers: run directly in their connection's greenlet.
+
+Stock Channels hands every event of a synchronous consumer to a thread and every `send` back to the
+loop: some hundred microseconds each, and one thread for all. Here the coroutine stops at the
+consumer and leaves the connection to a plain loop: receive an event, call its handler, which sends
+straight to the socket. No asyncio is involved until the consumer ends.
+
+    socket ──► receive ──► handler ──► send ──► socket      the connection's greenlet
+    channel layer ──► handler ──► send ──► socket           a second one, while messages come
+
+The consumer is unmodified: same handlers, same order, one at a time. What stays stock: asynchronous
+consumers, consumers that override `dispatch`, and `send` through a middleware that wraps it (that
+runs on the loop, as it must).
+
+This file decides how events reach handlers. It leaves the way to the consumer (routing, sessions,
+authentication) to Channels, and pages to `pages.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import gevent
+from channels.consumer import AsyncConsumer, SyncConsumer, get_handler_name
+from channels.exceptions import StopConsumer
+from channels.layers import get_channel_layer
+from channels.sessions import InstanceSessionWrapper
+from django.db import close_old_connections
+from gevent.lock import BoundedSemaphore
+
+from thyme.application import Event, Send
+from thyme.bridge import Bridge, belong_to, on_loop
+from thyme.loop import patched
+
+AsyncSend = Callable[[Event], Awaitable[None]]
+
+
+def install() -> None:
+    """Let synchronous consumers that run behind our bridge take the short way."""
+    SyncConsumer.__call__ = _call
+
+
+def uninstall() -> None:
+    """Let all consumers run the stock way again."""
+    if "__call__" in vars(SyncConsumer):
+        del SyncConsumer.__call__
+
+
+async def _call(self: SyncConsumer, scope: Any, receive: Any, send: AsyncSend) -> None:
+    """`SyncConsumer.__call__`: what `AsyncConsumer.__call__` prepares, then the conversation."""
+    bridge = getattr(receive, "__self__", None)
+    if not (isinstance(bridge, Bridge) and patched() and _dispatches_as_channels(self)):
+        await AsyncConsumer.__call__(self, scope, receive, send)
+        return
+    self.scope = scope
+    self.channel_layer = get_channel_layer(self.channel_layer_alias)
+    self.base_send = direct_send(bridge, send)
+    conversation = _Conversation(self, bridge)
+    if self.channel_layer is None:
+        await bridge.converse(conversation.run)
+        return
+    self.channel_name = await self.channel_layer.new_channel()
+    self.channel_receive = functools.partial(self.channel_layer.receive, self.channel_name)
+    stop = _listen(self.channel_layer, self.channel_name, conversation)
+    try:
+        await bridge.converse(conversation.run)
+    finally:
+        await stop()
+
+
+def _dispatches_as_channels(consumer: SyncConsumer) -> bool:
+    # Looked up without its descriptor, which makes a new object at each access.
+    found = inspect.getattr_static(type(consumer), "dispatch")
+    return found is vars(SyncConsumer)["dispatch"]
+
+
+def direct_send(bridge: Bridge, send: AsyncSend) -> Send:
+    """What the coroutine function `send` does, as a function that blocks this greenlet.
+
+    Channels' session middleware wraps `send` and does nothing to WebSocket events; anybody else's
+    wrapper may do anything, so it is run where it belongs, on the loop.
+    """
+    if send == bridge.send:
+        return bridge.blocking_send
+    wrapper: Any = getattr(send, "__self__", None)
+    if type(wrapper) is InstanceSessionWrapper and bridge.scope["type"] == "websocket":
+        return direct_send(bridge, wrapper.real_send)
+    return lambda event: on_loop(bridge.loop, send(event))  # type: ignore[arg-type]
+
+
+class _Conversation:
+    """The events of one consumer, from its socket and from its channel, one at a time."""
+
+    def __init__(self, consumer: SyncConsumer, bridge: Bridge) -> None:
+        self.consumer = consumer
+        self.bridge = bridge
+        self.context = contextvars.copy_context()
+        self.turn = BoundedSemaphore(1)
+        self.over = False
+        self.greenlet: gevent.Greenlet | None = None
+        self.second: gevent.Greenlet | None = None
+        self.next_message: Callable[[], Event | None] = lambda: None
+
+    def run(self) -> None:
+        """Hand events from the socket to the consumer until it has had enough."""
+        self.greenlet = gevent.getcurrent()
+        self.context.run(self._run)
+
+    def _run(self) -> None:
+        belong_to(self.bridge.loop)
+        receive, dispatch = self.bridge.blocking_receive, self._dispatch
+        try:
+            while True:
+                dispatch(receive())
+        except StopConsumer:
+            pass
+        finally:
+            self.over = True
+
+    def _dispatch(self, message: Event) -> None:
+        """As `SyncConsumer.dispatch`, with the care for the database that Channels takes."""
+        with self.turn:
+            handler = getattr(self.consumer, get_handler_name(message), None)
+            if handler is None:
+                raise ValueError(f"No handler for message type {message['type']}")
+            close_old_connections()
+            try:
+                handler(message)
+            finally:
+                close_old_connections()
+
+    def message_came(self) -> None:
+        """There is a message in the channel; must not block."""
+        if self.second is None and not self.over:
+            self.second = gevent.spawn(self.context.copy().run, self._hand_over_messages)
+
+    def _hand_over_messages(self) -> None:
+        belong_to(self.bridge.loop)
+        try:
+            while not self.over and (message := self.next_message()) is not None:
+                self._dispatch(message)
+        except Exception as error:  # StopConsumer, too: it ends the consumer, wherever it waits
+            self.over = True
+            gevent.kill(self.greenlet, error, block=False)
+        finally:
+            self.second = None
+
+
+def _listen(layer: Any, channel: str, conversation: _Conversation) -> Callable[[], Awaitable[None]]:
+    """Have the conversation told of messages in `channel`; what is returned ends that.
+
+    gredis tells directly (`listen`); any other layer is received from by a task, one at a time.
+    """
+    if hasattr(layer, "listen"):
+        conversation.next_message = layer.listen(channel, conversation.message_came)
+
+        async def unlisten() -> None:
+            layer.unlisten(channel)
+
+        return unlisten
+    messages: deque[tuple[Event, asyncio.Event]] = deque()
+
+    def next_message() -> Event | None:
+        if not messages:
+            return None
+        message, taken = messages.popleft()
+        conversation.bridge.loop.call_soon_threadsafe(taken.set)
+        return message
+
+    async def receive() -> None:
+        while True:
+            message, taken = await layer.receive(channel), asyncio.Event()
+            messages.append((message, taken))
+            conversation.message_came()
+            await taken.wait()
+
+    conversation.next_message = next_message
+    task = asyncio.create_task(receive())
+
+    async def cancel() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    return cancel
