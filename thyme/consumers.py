@@ -38,6 +38,9 @@ from thyme.application import Event, Send
 from thyme.bridge import Bridge, belong_to, on_loop
 from thyme.loop import patched
 
+THROWN_SECONDS = 60
+"""At most so long for an exception to arrive that has been thrown; it takes one turn of the hub."""
+
 AsyncSend = Callable[[Event], Awaitable[None]]
 
 
@@ -103,6 +106,8 @@ class _Conversation:
         self.context = contextvars.copy_context()
         self.turn = BoundedSemaphore(1)
         self.over = False
+        self.error: Exception | None = None
+        self.receiving = self.thrown = False
         self.greenlet: gevent.Greenlet | None = None
         self.second: gevent.Greenlet | None = None
         self.next_message: Callable[[], Event | None] = lambda: None
@@ -117,7 +122,10 @@ class _Conversation:
         receive, dispatch = self.bridge.blocking_receive, self._dispatch
         try:
             while True:
-                dispatch(receive())
+                self.receiving = True
+                event = receive()
+                self.receiving = False
+                dispatch(event)
         except StopConsumer:
             pass
         finally:
@@ -126,14 +134,28 @@ class _Conversation:
     def _dispatch(self, message: Event) -> None:
         """As `SyncConsumer.dispatch`, with the care for the database that Channels takes."""
         with self.turn:
+            if self.over:
+                self._end()
             handler = getattr(self.consumer, get_handler_name(message), None)
-            if handler is None:
-                raise ValueError(f"No handler for message type {message['type']}")
-            close_old_connections()
             try:
-                handler(message)
-            finally:
+                if handler is None:
+                    raise ValueError(f"No handler for message type {message['type']}")
                 close_old_connections()
+                try:
+                    handler(message)
+                finally:
+                    close_old_connections()
+            except BaseException:
+                self.over = True  # before the other greenlet has its turn
+                raise
+
+    def _end(self) -> None:
+        """The other greenlet's handler has ended the consumer."""
+        if self.thrown:
+            gevent.sleep(THROWN_SECONDS)  # its error is on its way to this greenlet: be hit here
+        if self.error is not None:
+            raise self.error
+        raise StopConsumer
 
     def message_came(self) -> None:
         """There is a message in the channel; must not block."""
@@ -145,9 +167,11 @@ class _Conversation:
         try:
             while not self.over and (message := self.next_message()) is not None:
                 self._dispatch(message)
-        except Exception as error:  # StopConsumer, too: it ends the consumer, wherever it waits
-            self.over = True
-            gevent.kill(self.greenlet, error, block=False)
+        except Exception as error:  # StopConsumer, too: it ends the consumer
+            self.error = error
+            if self.receiving:
+                self.thrown = True
+                gevent.kill(self.greenlet, error)
         finally:
             self.second = None
 

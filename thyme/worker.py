@@ -30,6 +30,9 @@ CONNECTIONS = 1_000
 DRAIN_SECONDS = 5.0
 """Seconds that requests in progress have to finish when the worker is told to stop."""
 
+FULL_SECONDS = 0.01
+"""Pause before a message is sent again to a server whose inbox is full."""
+
 
 class Worker:
     """Runs `application` on connections from `queues`, at most `connections` of each."""
@@ -81,12 +84,16 @@ class Worker:
             self.crossbar.give_back(queue)
 
     def _drain(self) -> None:
-        """Take nothing new; WebSockets are ended at once, requests have some seconds."""
+        """Take nothing new, let what is there end: WebSockets by a disconnect, pages by finishing.
+
+        A consumer sees the disconnect as it would see the browser leave, so that it can say
+        good-bye to its rooms; the browser is told 1012, "service restart": come again.
+        """
         for queue in self.queues:
             self.crossbar.untake(queue).get()
-        for greenlet, connection in list(self._greenlets.items()):
+        for connection in list(self._greenlets.values()):
             if connection.type == "websocket":
-                greenlet.kill(block=False)
+                connection.stop()
         gevent.joinall(list(self._greenlets), timeout=self.drain_seconds)
         gevent.killall(list(self._greenlets))
 
@@ -104,11 +111,11 @@ class _Connection:
         self.held: list[Event] = []
         self.mailbox = crossbar.mailbox()
         self.mailbox.watch(self.relay.inbox)
-        self.disconnected = False
+        self.disconnect: Event | None = None
+        self.end = "returned"
 
     def run(self, application: EsqueApplication) -> None:
         """Run the application to its end, and tell the relay how it ended."""
-        end = "stopped"
         try:
             if self.version != VERSION:
                 raise ValueError(
@@ -117,31 +124,34 @@ class _Connection:
                 )
             self._say([])  # the relay learns our address
             application(self.scope, self.receive, self.send)
-            end = "returned"
         except Disconnected:
-            end = "returned"
+            pass
         except Exception:
             log.exception("the application failed on %s %s", self.type, self.scope.get("path"))
-            end = "failed"
+            self.end = "failed"
+        except gevent.GreenletExit:
+            self.end = "stopped"
+            raise
         finally:
-            self._finish(end)
+            self.mailbox.close()
+            self._say(self.held, end=self.end)
 
-    def _finish(self, end: str) -> None:
-        self.mailbox.close()
-        if self.disconnected is not True or self.held:
-            self._say(self.held, end=end)
+    def stop(self) -> None:
+        """Let the application receive a disconnect: its worker ends."""
+        self.end = "stopped"
+        self.disconnect = {"type": "websocket.disconnect", "code": 1012}
+        self.mailbox.interrupt()
 
     def receive(self) -> Event:
         """The peer's next event; the disconnect, again and again, once it has gone."""
         while not self.received:
-            if self.disconnected:
-                return DISCONNECTS[self.type]
+            if self.disconnect is not None:
+                return self.disconnect
             try:
                 self.received.extend(self.mailbox.get()["events"])
             except Gone:
-                self.disconnected = True
-        event = self.received.popleft()
-        return event
+                self.disconnect = self.disconnect or DISCONNECTS[self.type]
+        return self.received.popleft()
 
     def send(self, event: Event) -> None:
         """Send one event to the peer; done when the crossbar has taken it.
@@ -149,8 +159,8 @@ class _Connection:
         The start of a response waits for its first body: they travel together, as they would in a
         server (ASGI: "the server may not send until the first body").
         """
-        if self.disconnected:
-            raise Disconnected("the server of this connection has gone")
+        if self.disconnect is not None:
+            raise Disconnected("this connection has ended")
         self.held.append(event)
         if event["type"] == "http.response.start":
             return
@@ -163,14 +173,13 @@ class _Connection:
             try:
                 self.crossbar.unicast(self.relay, message)
                 return
-            except Full:
-                gevent.sleep(0.01)
+            except Full:  # the server does not keep up: hold the application back
+                gevent.sleep(FULL_SECONDS)
 
 
 def _restored(scope: Scope) -> Scope:
     """A scope as the server had it: what MessagePack turned into lists is pairs again."""
-    for key in ("headers",):
-        scope[key] = [(name, value) for name, value in scope.get(key, ())]
+    scope["headers"] = [(name, value) for name, value in scope["headers"]]
     for key in ("client", "server"):
         if scope.get(key) is not None:
             scope[key] = tuple(scope[key])

@@ -340,6 +340,10 @@ class Mailbox:
             raise Gone(f"the process {self._watched} is no longer there")
         return unpack(body)
 
+    def interrupt(self) -> None:
+        """Let `get()` raise `Gone`, after all bodies that have come, as if the process had died."""
+        self._bodies.put(None)
+
     def watch(self, inbox: str) -> None:
         """From now on `get()` raises `Gone`, after all bodies, when that process dies."""
         if self._watched is not None:
@@ -348,7 +352,7 @@ class Mailbox:
         self._crossbar.core.watch(inbox, self._found_gone)
 
     def _found_gone(self, inbox: str) -> None:
-        self._bodies.put(None)
+        self.interrupt()
 
     def close(self) -> None:
         """Receive no more."""

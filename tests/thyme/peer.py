@@ -51,9 +51,7 @@ class Peer:
         return self.sent.get(timeout=10)
 
     def leave(self) -> None:
-        self.gone = True
-        kind = {"type": "websocket.disconnect", "code": 1001}
-        self.incoming.put(kind)
+        self.incoming.put({"type": "websocket.disconnect", "code": 1001})
 
     def end(self) -> list[Any]:
         """Wait for the application; what it sent that nobody has taken yet."""

@@ -66,6 +66,12 @@ def echo(scope, receive, send):
 
 
 left: gevent.queue.Queue = gevent.queue.Queue()
+"""The disconnects that `echo` has received."""
+
+
+@pytest.fixture(autouse=True)
+def _nobody_has_left():
+    left.queue.clear()
 
 
 def test_a_page_is_made_by_the_worker_as_if_it_were_the_server(server, start):
@@ -207,6 +213,7 @@ def test_a_worker_that_stops_closes_its_websockets_with_1012(server, start):
     peer = Peer(server, WEBSOCKET, CONNECT)
     peer.next()
     worker.stop()
+    assert left.get(timeout=5) == {"type": "websocket.disconnect", "code": 1012}
     assert peer.next() == {
         "type": "websocket.close",
         "code": 1012,

@@ -1,0 +1,434 @@
+"""One suite over both ways: synchronous consumers and pages, stock (asyncio) and short (direct).
+
+Each scenario is a program for a patched child process (`short_way_site.py`), run with `STOCK` True
+and False; it prints what happened, and both must print the same. A few rules hold only for the
+short way.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[subprocess.Popen[str]]:
+    """The patched process that runs the programs, one after another."""
+    command = [sys.executable, "-m", "tests.thyme.short_way_site"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=10) == 0
+
+
+class Ways:
+    """Runs programs in the child."""
+
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        self.child = child
+
+    def run(self, program: str, *, stock: bool) -> str:
+        assert self.child.stdin is not None
+        assert self.child.stdout is not None
+        order: dict[str, Any] = {"program": textwrap.dedent(program), "STOCK": stock}
+        print(json.dumps(order), file=self.child.stdin, flush=True)
+        answer = json.loads(self.child.stdout.readline())
+        assert answer["error"] is None, answer["error"]
+        return str(answer["printed"]).strip()
+
+    def both(self, program: str) -> str:
+        """What `program` prints, the same both ways."""
+        stock, short = self.run(program, stock=True), self.run(program, stock=False)
+        assert short == stock
+        return short
+
+    def short(self, program: str) -> str:
+        """What `program` prints on the short way."""
+        return self.run(program, stock=False)
+
+
+@pytest.fixture
+def ways(child: subprocess.Popen[str]) -> Ways:
+    return Ways(child)
+
+
+# -- consumers
+
+
+def test_events_are_handled_in_order_and_sent_in_order(ways):
+    printed = ways.both("""
+        class Echo(WebsocketConsumer):
+            def connect(self):
+                self.accept(subprotocol="chat")
+            def receive(self, text_data=None, bytes_data=None):
+                self.send(text_data=text_data.upper())
+                self.send(bytes_data=b"!")
+            def disconnect(self, code):
+                print("left", code)
+        for event in converse(Echo, "a", "b"):
+            print({key: value for key, value in event.items() if value is not None})
+    """)
+    assert printed.startswith("left 1001\n{'type': 'websocket.accept', 'subprotocol': 'chat'}")
+
+
+def test_a_consumer_that_denies_or_closes_ends(ways):
+    ways.both("""
+        class Denies(WebsocketConsumer):
+            def connect(self):
+                raise DenyConnection()
+        class Closes(WebsocketConsumer):
+            def receive(self, text_data=None, bytes_data=None):
+                self.close(code=4001, reason="enough")
+        print(converse(Denies), converse(Closes, "x"))
+    """)
+
+
+def test_an_exception_of_a_handler_reaches_the_server(ways):
+    assert "KeyError('mine')" in ways.both("""
+        class Fails(WebsocketConsumer):
+            def receive(self, text_data=None, bytes_data=None):
+                raise KeyError("mine")
+        print(converse(Fails, "x")[-1])
+    """)
+
+
+def test_an_unknown_message_is_an_error(ways):
+    assert "No handler for message type" in ways.both("""
+        class Talks(WebsocketConsumer):
+            def connect(self):
+                self.accept()
+                async_to_sync(self.channel_layer.send)(self.channel_name, {"type": "no.such"})
+        peer = Peer(serve(Talks), WEBSOCKET, CONNECT)
+        try:
+            peer.end()
+        except ValueError as error:
+            print(error)
+    """)
+
+
+def test_groups_reach_all_members_in_the_senders_order(ways):
+    assert (
+        ways.both("""
+        class Room(WebsocketConsumer):
+            def connect(self):
+                self.accept()
+                async_to_sync(self.channel_layer.group_add)("room", self.channel_name)
+            def receive(self, text_data=None, bytes_data=None):
+                for number in range(3):
+                    message = {"type": "room.line", "text": f"{text_data}{number}"}
+                    async_to_sync(self.channel_layer.group_send)("room", message)
+            def room_line(self, event):
+                self.send(text_data=event["text"])
+        application = serve(Room)
+        peers = [Peer(application, WEBSOCKET, CONNECT) for _ in range(3)]
+        for peer in peers:
+            assert peer.next()["type"] == "websocket.accept"
+        gevent.sleep(0.05)
+        peers[0].say("a")
+        for peer in peers:
+            print([peer.next()["text"] for _ in range(3)])
+        for peer in peers:
+            peer.leave()
+            print(peer.end())
+    """).splitlines()[:3]
+        == ["['a0', 'a1', 'a2']"] * 3
+    )
+
+
+def test_stop_consumer_raised_for_a_channel_message_ends_the_consumer(ways):
+    assert ways.both("""
+        class Stops(WebsocketConsumer):
+            def connect(self):
+                self.accept()
+                async_to_sync(self.channel_layer.send)(self.channel_name, {"type": "stop.now"})
+            def stop_now(self, event):
+                raise StopConsumer()
+        print(Peer(serve(Stops), WEBSOCKET, CONNECT).end())
+    """).startswith("[{'type': 'websocket.accept'")
+
+
+def test_handlers_of_one_connection_never_overlap(ways):
+    assert ways.both("""
+        busy, overlaps = [], []
+        class Slow(WebsocketConsumer):
+            def connect(self):
+                self.accept()
+                for _ in range(5):
+                    self.tell_myself({"type": "layer.says"})
+            def tell_myself(self, message):
+                async_to_sync(self.channel_layer.send)(self.channel_name, message)
+            def handle(self):
+                overlaps.append(len(busy))
+                busy.append(1)
+                gevent.sleep(0.005)
+                busy.pop()
+            def receive(self, text_data=None, bytes_data=None):
+                self.handle()
+            def layer_says(self, event):
+                self.handle()
+        peer = Peer(serve(Slow), WEBSOCKET, CONNECT)
+        for _ in range(5):
+            peer.say("x")
+        while len(overlaps) < 10:
+            gevent.sleep(0.005)
+        peer.leave()
+        peer.end()
+        print(overlaps)
+    """) == str([0] * 10)
+
+
+def test_the_session_middleware_and_the_scope_are_there(ways):
+    ways.both("""
+        settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+        class Tells(WebsocketConsumer):
+            def connect(self):
+                self.accept()
+                session = self.scope["session"]
+                session["seen"] = session.get("seen", 0) + 1
+                self.send(text_data=json.dumps([sorted(self.scope), dict(session)]))
+        for event in converse(Tells, wrap=SessionMiddlewareStack):
+            print(event)
+    """)
+
+
+def test_a_middleware_that_wraps_send_still_sees_every_event(ways):
+    assert (
+        ways.both("""
+        import asyncio
+        class Counts:
+            def __init__(self, inner):
+                self.inner = inner
+            async def __call__(self, scope, receive, send):
+                seen = []
+                async def counting(event):
+                    await asyncio.sleep(0)
+                    seen.append(event["type"])
+                    await send(event)
+                await self.inner(scope, receive, counting)
+                print(seen)
+        class Echo(WebsocketConsumer):
+            def receive(self, text_data=None, bytes_data=None):
+                self.send(text_data=text_data)
+        print(len(converse(Echo, "a", "b", wrap=Counts)))
+    """)
+        == "['websocket.accept', 'websocket.send', 'websocket.send']\n3"
+    )
+
+
+def test_context_variables_of_the_middleware_are_seen_by_handlers(ways):
+    assert (
+        ways.both("""
+        import contextvars
+        tenant = contextvars.ContextVar("tenant", default="none")
+        class Sets:
+            def __init__(self, inner):
+                self.inner = inner
+            async def __call__(self, scope, receive, send):
+                tenant.set("acme")
+                await self.inner(scope, receive, send)
+        class Tells(WebsocketConsumer):
+            def connect(self):
+                self.accept()
+                async_to_sync(self.channel_layer.send)(self.channel_name, {"type": "layer.says"})
+            def receive(self, text_data=None, bytes_data=None):
+                self.send(text_data="socket " + tenant.get())
+            def layer_says(self, event):
+                self.send(text_data="layer " + tenant.get())
+        peer = Peer(serve(Tells, wrap=Sets), WEBSOCKET, CONNECT)
+        peer.next()
+        print(peer.next()["text"])
+        peer.say("x")
+        print(peer.next()["text"])
+        peer.leave()
+        peer.end()
+    """)
+        == "layer acme\nsocket acme"
+    )
+
+
+def test_a_consumer_that_overrides_dispatch_is_left_to_channels(ways):
+    assert ways.both("""
+        from channels.db import database_sync_to_async
+        class Overrides(WebsocketConsumer):
+            @database_sync_to_async
+            def dispatch(self, message):
+                print("mine", message["type"])
+                getattr(self, message["type"].replace(".", "_"))(message)
+        converse(Overrides)
+    """).startswith("mine websocket.connect")
+
+
+def test_handlers_of_different_connections_overlap(ways):
+    """40 handlers that all wait for each other: they end only if all run at the same time."""
+    assert (
+        ways.both("""
+        arrived, gate = [], gevent.event.Event()
+        class Meets(WebsocketConsumer):
+            def receive(self, text_data=None, bytes_data=None):
+                arrived.append(1)
+                if len(arrived) == 40:
+                    gate.set()
+                print(gate.wait(10), end=" ")
+        application = serve(Meets)
+        peers = [Peer(application, WEBSOCKET, CONNECT) for _ in range(40)]
+        for peer in peers:
+            peer.say("x")
+            peer.leave()
+        for peer in peers:
+            peer.end()
+    """).split()
+        == ["True"] * 40
+    )
+
+
+def test_on_the_short_way_no_event_touches_the_loop(ways):
+    assert (
+        ways.short("""
+        import thyme.loop
+        class Echo(WebsocketConsumer):
+            def receive(self, text_data=None, bytes_data=None):
+                self.send(text_data=text_data)
+        settings.CHANNEL_LAYERS = {}
+        peer = Peer(serve(Echo), WEBSOCKET, CONNECT)
+        peer.next()
+        turns = []
+        loop = thyme.loop.shared_loop()
+        once = loop._run_once
+        loop._run_once = lambda: (turns.append(1), once())
+        for number in range(100):
+            peer.say(str(number))
+            peer.next()
+        print(len(turns) <= 1)
+        peer.leave()
+        peer.end()
+    """)
+        == "True"
+    )
+
+
+# -- pages
+
+
+def test_a_page_its_headers_cookies_and_signals(ways):
+    printed = ways.both("""
+        watch_signals()
+        def page(request):
+            response = HttpResponse(f"{request.method} {request.GET} {request.scope['client']}")
+            response.set_cookie("a", "b")
+            return response
+        urlpatterns.append(path("", page))
+        show(request(query_string=b"q=1"))
+    """)
+    assert printed.startswith("started True\nfinished\n{'type': 'http.response.start'")
+
+
+def test_a_posted_form_small_and_large(ways):
+    ways.both("""
+        settings.FILE_UPLOAD_MAX_MEMORY_SIZE = 1000
+        def form(request):
+            return HttpResponse(f"{len(request.POST['a'])}")
+        urlpatterns.append(path("", form))
+        headers = [(b"content-type", b"application/x-www-form-urlencoded")]
+        for size in (10, 5000):
+            body = b"a=" + b"x" * size
+            length = [(b"content-length", str(len(body)).encode())]
+            show(request(method="POST", headers=headers + length, body=body))
+    """)
+
+
+def test_errors_are_djangos(ways):
+    printed = ways.both("""
+        import logging
+        logging.disable()
+        def fails(request):
+            raise KeyError("x")
+        urlpatterns.append(path("fails", fails))
+        show(request("/fails"))
+        show(request("/missing"))
+    """)
+    assert "'status': 500" in printed
+    assert "'status': 404" in printed
+
+
+def test_streamed_responses_synchronous_and_asynchronous(ways):
+    printed = ways.both("""
+        import warnings
+        warnings.simplefilter("ignore")  # stock Django warns of synchronous iterators under ASGI
+        def numbers(request):
+            return StreamingHttpResponse(str(number) for number in range(3))
+        async def later():
+            import asyncio
+            for number in range(3):
+                await asyncio.sleep(0.001)
+                yield f"a{number}"
+        def awaited(request):
+            return StreamingHttpResponse(later())
+        urlpatterns.extend([path("numbers", numbers), path("awaited", awaited)])
+        show(request("/awaited"))
+        show(request("/numbers"))
+    """)
+    assert "b'a2'" in printed
+
+
+def test_an_endless_asynchronous_stream_ends_when_the_peer_leaves(ways):
+    assert ways.both("""
+        ended = gevent.event.Event()
+        async def endless():
+            import asyncio
+            try:
+                yield "first"
+                await asyncio.sleep(3600)
+            finally:
+                ended.set()
+        urlpatterns.append(path("", lambda request: StreamingHttpResponse(endless())))
+        peer = Peer(site(), HTTP, REQUEST)
+        peer.next(), peer.next()
+        peer.gone = True
+        peer.incoming.put({"type": "http.disconnect"})
+        peer.end()
+        print(ended.wait(5))
+    """).endswith("True")
+
+
+def test_asynchronous_views_work(ways):
+    ways.both("""
+        async def view(request):
+            import asyncio
+            await asyncio.sleep(0.001)
+            return HttpResponse("async")
+        urlpatterns.append(path("", view))
+        show(request())
+    """)
+
+
+def test_who_leaves_during_the_upload_gets_no_page(ways):
+    assert (
+        ways.both("""
+        urlpatterns.append(path("", lambda request: HttpResponse("x")))
+        part = {"type": "http.request", "body": b"x", "more_body": True}
+        print(Peer(site(), HTTP, part, {"type": "http.disconnect"}).end())
+    """)
+        == "[]"
+    )
+
+
+def test_on_the_short_way_pages_run_in_the_greenlet_of_their_request(ways):
+    assert ways.short("""
+        seen = []
+        def page(request):
+            seen.append(gevent.getcurrent())
+            return HttpResponse("x")
+        urlpatterns.append(path("", page))
+        peer = Peer(site(), HTTP, REQUEST)
+        peer.end()
+        print(seen == [peer.greenlet])
+    """).endswith("True")
