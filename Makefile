@@ -10,12 +10,13 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lab check
+.PHONY: help chat test lab check bench
 
 help:  ## show this
 	@echo "make chat    run the chat on http://127.0.0.1:8000 (ARGS=\"--port 0\" for another port)"
 	@echo "make lab     open the course in JupyterLab"
 	@echo "make test    run all tests, the notebooks included"
+	@echo "make bench   measure beside Daphne, Uvicorn, … (ARGS=\"--case echo --size 0.2\")"
 	@echo "make check   lint, formatting, types"
 
 chat: .venv/.has-chat
@@ -33,10 +34,21 @@ check: .venv/.has-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The peers have an environment of their own: channels_redis needs an older redis.
+bench: .venv/.has-bench .venv-peers/.has-peers
+	@$(BIN)/python -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
+
+.venv-peers/.has-peers: bench/peers.txt
+	@echo "Installing the peers …"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers.txt
+	@touch $@
+
 .venv/.has-chat: EXTRAS =
 .venv/.has-lab: EXTRAS = [lab]
 .venv/.has-test: EXTRAS = [test]
 .venv/.has-check: EXTRAS = [check]
+.venv/.has-bench: EXTRAS = [bench]
 
 .venv/.has-%: pyproject.toml | .venv/bin/python
 	@echo "Installing what \"make $*\" needs …"

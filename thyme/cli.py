@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
 
 import gevent
-from gevent import get_hub
 
 from thyme.application import ApplicationNotFound, load
 from thyme.config import Config
+from thyme.loop import close_shared_loop, install
+from thyme.programs import at_end_of_input, on_signals
 from thyme.server import Server
-
-EOF_READ_BYTES = 4096
-"""Read and forgotten at a time while the end of standard input is awaited."""
 
 _DESCRIPTION = """\
 Serve an application over HTTP/1.1 and WebSocket, a greenlet per connection.
@@ -51,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # The library tells every opening and closing; what goes wrong is enough.
     logging.getLogger("thyme.websocket.protocol").setLevel(logging.WARNING)
+    install()
     try:
-        application = load(options.app)
+        application = load(options.app, stock=options.stock)
     except ApplicationNotFound as error:
         return _fail(f"cannot find the application: {error}")
     server = Server(application, _config(options))
@@ -65,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     _stop_on_signals(server)
     if options.stop_on_eof:
-        gevent.spawn(_stop_on_eof, server)
+        gevent.spawn(at_end_of_input, server.stop)
     print(f"Thyme listens on {url(*server.address)}", flush=True)
     server.serve_forever()
+    close_shared_loop()
     return 0
 
 
@@ -114,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--connections",
-        type=int,
+        type=_count,
         metavar="N",
         help="answer 503 to more connections than this (default: no limit)",
     )
@@ -122,6 +121,11 @@ def _parser() -> argparse.ArgumentParser:
         "--compress",
         action="store_true",
         help="compress WebSocket messages (permessage-deflate): less to send, more CPU",
+    )
+    add(
+        "--stock",
+        action="store_true",
+        help="run synchronous consumers and pages through asyncio, as elsewhere: to compare",
     )
     add(
         "--stop-on-eof",
@@ -136,6 +140,13 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"got {port}, expected 0 to 65535")
     return port
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
+    return count
 
 
 def _seconds(text: str) -> float:
@@ -164,19 +175,4 @@ def _stop_on_signals(server: Server) -> None:
         received.append(True)
         server.stop(0 if len(received) > 1 else None)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, stop)
-
-
-def _stop_on_eof(server: Server) -> None:
-    """Wait on a watcher, so that an idle process makes no system call, and read what is there."""
-    descriptor = sys.stdin.fileno()
-    watcher = get_hub().loop.io(descriptor, 1)
-    try:
-        while True:
-            get_hub().wait(watcher)
-            if not os.read(descriptor, EOF_READ_BYTES):
-                break
-    finally:
-        watcher.close()
-    server.stop()
+    on_signals((signal.SIGTERM, signal.SIGINT), stop)

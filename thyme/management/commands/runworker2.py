@@ -37,6 +37,10 @@ class Command(BaseCommand):
             help="seconds that requests in progress have to finish at the end (%(default)s)",
         )  # fmt: skip
         parser.add_argument(
+            "--stock", action="store_true",
+            help="run synchronous consumers and pages through asyncio, as elsewhere: to compare",
+        )  # fmt: skip
+        parser.add_argument(
             "--stop-on-eof", action="store_true", help="stop when standard input closes"
         )
 
@@ -46,10 +50,10 @@ class Command(BaseCommand):
             # Too late to patch here, with Django imported: start again, patched from the first.
             command = [sys.executable, "-m", "gevent.monkey", *sys.argv]
             os.execv(sys.executable, command)  # noqa: S606 - our own arguments, no shell
-        run(options["connections"], options["drain_seconds"], options["stop_on_eof"], self)
+        run(self, options)
 
 
-def run(connections: int, drain_seconds: float, stop_on_eof: bool, command: Command) -> None:
+def run(command: Command, options: dict[str, Any]) -> None:
     """The worker itself, in a patched process."""
     import gevent
     from psycogreen.gevent import patch_psycopg
@@ -64,13 +68,13 @@ def run(connections: int, drain_seconds: float, stop_on_eof: bool, command: Comm
     crossbar = _crossbar()
     module, _, attribute = settings.ASGI_APPLICATION.rpartition(".")
     worker = Worker(
-        load(f"{module}:{attribute}"),
+        load(f"{module}:{attribute}", stock=options["stock"]),
         crossbar,
-        connections=connections,
-        drain_seconds=drain_seconds,
+        connections=options["connections"],
+        drain_seconds=options["drain_seconds"],
     )
     on_signals((signal.SIGTERM, signal.SIGINT), worker.stop)
-    if stop_on_eof:
+    if options["stop_on_eof"]:
         gevent.spawn(at_end_of_input, worker.stop)
 
     def ready() -> None:

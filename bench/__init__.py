@@ -1,0 +1,1 @@
+"""The benchmark: one application, many servers, side by side in one run. See README.md."""

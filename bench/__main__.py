@@ -1,0 +1,115 @@
+"""`python -m bench`: run the cases, print a table for each, write a JSON file and plots.
+
+Repetitions are interleaved: every server once, then every server again. The median is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+from tqdm import tqdm
+
+from bench.cases import CASES, Case
+from bench.generator import GaveUp
+from bench.report import plot, table
+from bench.servers import running
+
+Figures = dict[str, float]
+
+
+def main() -> int:
+    """Run what was asked for; 0 unless nothing could be measured."""
+    options = _options()
+    cases = [case for case in CASES if not options.case or case.name in options.case]
+    if not cases:
+        print(f"no such case; there are: {', '.join(c.name for c in CASES)}", file=sys.stderr)
+        return 2
+    base = json.loads(Path(options.base).read_text()) if options.base else None
+    results: dict[str, dict[str, Figures]] = {}
+    services = _services()
+    total = sum(len(_servers(case, options.server)) for case in cases) * options.repetitions
+    with tqdm(total=total, unit="run", disable=not sys.stderr.isatty()) as progress:
+        for case in cases:
+            results[case.name] = _measure(case, options, services, progress)
+            progress.clear()
+            print(table(case, results[case.name], base), flush=True)
+    options.output.mkdir(parents=True, exist_ok=True)
+    written = {"machine": _machine(), "results": results}
+    (options.output / "results.json").write_text(json.dumps(written, indent=1))
+    for case in cases:
+        plot(case, results[case.name], options.output)
+    print(f"Written to {options.output}/: results.json and a plot (PNG, SVG) for each case")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    add = parser.add_argument
+    add("--case", action="append", help="only this case (may be repeated)")
+    add("--server", action="append", help="only servers whose name begins so (may be repeated)")
+    add("--repetitions", type=int, default=3, help="of each server in each case (3)")
+    add("--size", type=float, default=1.0, help="of each case: 0.1 for a quick look (1)")
+    add("--base", help="a results.json to compare with")
+    add("--output", type=Path, default=Path("bench/out"), help="folder for the results")
+    return parser.parse_args()
+
+
+def _servers(case: Case, prefixes: list[str] | None) -> list[str]:
+    return [
+        server.name
+        for server in case.servers
+        if not prefixes or any(server.name.startswith(prefix) for prefix in prefixes)
+    ]
+
+
+def _measure(
+    case: Case, options: argparse.Namespace, services: dict[str, str], progress: tqdm
+) -> dict[str, Figures]:
+    wanted = _servers(case, options.server)
+    figures: dict[str, list[Figures]] = defaultdict(list)
+    for _ in range(options.repetitions):
+        for server in case.servers:
+            if server.name not in wanted:
+                continue
+            progress.set_description(f"{case.name}: {server.name}")
+            try:
+                with running(server, services) as started:
+                    figures[server.name].append(case.run(started, options.size).figures())
+            except (GaveUp, OSError, RuntimeError) as error:
+                progress.write(f"{case.name}: {server.name}: {error}", file=sys.stderr)
+            progress.update()
+    return {
+        name: {key: median(run[key] for run in runs) for key in runs[0]}
+        for name, runs in figures.items()
+        if runs
+    }
+
+
+def _services() -> dict[str, str]:
+    """Redis and Postgres for all servers: those of the environment, else the embedded ones."""
+    from thyme import services
+
+    os.environ.setdefault("THYME_STATE", tempfile.gettempdir() + "/thyme-bench")
+    redis = os.environ.get("REDIS_URL") or services.redis()
+    return {
+        "REDIS_URL": redis,
+        "DATABASE_URL": os.environ.get("DATABASE_URL") or services.postgres(),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _machine() -> dict[str, object]:
+    return {"python": platform.python_version(), "system": platform.platform(),
+            "cores": os.cpu_count()}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""The relay of the split: the server's half."""
+
+import os
+
+from thyme.relay import Relay
+
+application = Relay(os.environ["REDIS_URL"])

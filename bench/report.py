@@ -1,0 +1,86 @@
+"""The results as people read them: a table with ratios, and a plot for each case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.cases import LESS_IS_BETTER, Case
+
+Figures = dict[str, float]
+
+
+def ratio_to_best_peer(case: Case, results: dict[str, Figures], name: str) -> float | None:
+    """How many times better than the best of the peers; None when there is none to compare with."""
+    peers = [figures[case.better] for peer, figures in results.items() if not _ours(peer)]
+    mine = results[name][case.better]
+    if not peers or not mine:
+        return None
+    return min(peers) / mine if case.better in LESS_IS_BETTER else mine / max(peers)
+
+
+def _ours(name: str) -> bool:
+    return name.startswith("thyme")
+
+
+def table(case: Case, results: dict[str, Figures], base: Any = None) -> str:
+    """The case as a table in Markdown."""
+    extras = sorted(
+        {key for figures in results.values() for key in figures}
+        - {"per_cpu_second", "per_second", "generator_busy", "p50_ms", "p99_ms"}
+    )
+    head = [case.title, f"{case.unit} / CPU s", "µs CPU each", f"{case.unit} / s", "p50 ms",
+            "p99 ms", "generator", *extras, "× best peer"]  # fmt: skip
+    if base:
+        head.append("× base")
+    rows = [_row(case, results, name, extras, base) for name in results]
+    lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
+    return "\n" + "\n".join(lines)
+
+
+def _row(
+    case: Case, results: dict[str, Figures], name: str, extras: list[str], base: Any
+) -> list[str]:
+    figures = results[name]
+    rate = figures["per_cpu_second"]
+    cells = [name, f"{rate:,.0f}", f"{1e6 / rate:,.1f}" if rate else "–"]
+    cells.append(f"{figures['per_second']:,.0f}")
+    cells += [f"{figures[key]:.1f}" if key in figures else "–" for key in ("p50_ms", "p99_ms")]
+    cells.append(f"{figures['generator_busy']:.0%}")
+    cells += [f"{figures[key]:,.1f}" if key in figures else "–" for key in extras]
+    ratio = ratio_to_best_peer(case, results, name)
+    cells.append(f"{ratio:.2f}" if ratio else "–")
+    if base:
+        before = base["results"].get(case.name, {}).get(name, {}).get(case.better)
+        cells.append(f"{figures[case.better] / before:.2f}" if before else "–")
+    return cells
+
+
+def plot(case: Case, results: dict[str, Figures], folder: Path) -> None:
+    """Horizontal bars, ours dark, the peers light; PNG and SVG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "thyme"
+    import matplotlib.pyplot as plt
+
+    if not results:
+        return
+    names = list(results)[::-1]
+    values = [results[name][case.better] for name in names]
+    figure, axes = plt.subplots(figsize=(8, 0.4 * len(names) + 1.2), layout="constrained")
+    bars = axes.barh(names, values, color=["#1b6e53" if _ours(n) else "#b9c4c0" for n in names])
+    axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=4)
+    unit = {
+        "per_cpu_second": f"{case.unit} per CPU second",
+        "per_second": f"{case.unit} per second",
+        "calls": "system calls (less is better)",
+        "kib_per_socket": "KiB per socket (less is better)",
+    }[case.better]
+    axes.set(title=case.title, xlabel=unit)
+    axes.margins(x=0.15)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(folder / f"{case.name}.png", dpi=120)
+    figure.savefig(folder / f"{case.name}.svg", metadata={"Date": None})
+    plt.close(figure)

@@ -1,0 +1,177 @@
+"""The servers: how each is started, and how much CPU and memory all its processes use."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / ".venv-peers" / "bin"
+START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A way to serve: its command (`{port}` is filled in), and what its processes are told."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+    workers: int = 0
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is thyme."""
+        return self.name.startswith("thyme")
+
+
+def _thyme(name: str, application: str, *options: str, layer: str = "gredis", workers: int = 0):
+    command = (sys.executable, "-m", "thyme", application, "--port", "{port}", *options)
+    environment = {
+        "BENCH_LAYER": layer,
+        "BENCH_GEVENT": "1",
+        "BENCH_THYME": "1",
+        "BENCH_ENGINE": "multichat.postgres",
+    }
+    return Server(name, command, environment, workers)
+
+
+def _peer(name: str, program: str, *arguments: str, layer: str = "core", **environment: str):
+    command = (str(PEERS / program), *arguments)
+    return Server(name, command, {"BENCH_LAYER": layer, **environment})
+
+
+def _uvicorn(name: str, application: str, layer: str = "core"):
+    options = ("--port", "{port}", "--log-level", "warning", "--no-access-log")
+    return _peer(name, "uvicorn", application, *options, layer=layer)
+
+
+def _asgi_peers(suffix: str, layer: str) -> list[Server]:
+    application = "bench.application:application"
+    return [
+        _uvicorn(f"uvicorn{suffix}", application, layer),
+        _peer(
+            f"daphne{suffix}", "daphne", "-p", "{port}", "-v", "0", application, layer=layer
+        ),
+        _peer(
+            f"hypercorn{suffix}", "hypercorn", "-b", "127.0.0.1:{port}", application, layer=layer
+        ),
+    ]  # fmt: skip
+
+
+APPLICATION = "bench.application:application"
+ONE = _thyme("thyme", APPLICATION)
+SPLIT_1 = _thyme("thyme split, 1 worker", "bench.relay:application", workers=1)
+SPLIT_2 = _thyme("thyme split, 2 workers", "bench.relay:application", workers=2)
+NO_LAYER = [
+    _thyme("thyme", APPLICATION, layer="none"),
+    _thyme("thyme --stock", APPLICATION, "--stock", layer="none"),
+    *_asgi_peers("", "none"),
+]
+GUNICORN = _peer(
+    "gunicorn -k gevent",
+    "gunicorn",
+    *("-k", "gevent", "-b", "127.0.0.1:{port}", "--keep-alive", "60", "--log-level", "warning"),
+    "bench.application:wsgi",
+    layer="none",
+    BENCH_GEVENT="1",
+)
+RAW = [
+    _thyme("thyme, esque", "bench.raw:esque", layer="none"),
+    _thyme("thyme, ASGI", "bench.raw:asgi", layer="none"),
+    _uvicorn("uvicorn", "bench.raw:asgi", "none"),
+    _peer("daphne", "daphne", "-p", "{port}", "-v", "0", "bench.raw:asgi"),
+]
+ROOMS = [
+    ONE,
+    SPLIT_1,
+    SPLIT_2,
+    *_asgi_peers(", core", "core"),
+    *_asgi_peers(", pubsub", "pubsub"),
+]
+
+
+class Running:
+    """A started server: its port, and the processes that belong to it."""
+
+    def __init__(self, port: int, processes: list[subprocess.Popen[bytes]]) -> None:
+        self.port = port
+        self.processes = processes
+
+    def _all(self) -> list[psutil.Process]:
+        found = []
+        for process in self.processes:
+            parent = psutil.Process(process.pid)
+            found += [parent, *parent.children(recursive=True)]
+        return found
+
+    def cpu(self) -> float:
+        """CPU seconds that all its processes have used so far."""
+        return sum(times.user + times.system for times in (p.cpu_times() for p in self._all()))
+
+    def memory(self) -> int:
+        """Bytes that are its own (USS), over all its processes."""
+        return sum(process.memory_full_info().uss for process in self._all())
+
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        return [process.pid for process in self._all()]
+
+
+@contextmanager
+def running(server: Server, services: dict[str, str]) -> Iterator[Running]:
+    """Start a server and wait until it answers; end it afterwards."""
+    port = _free_port()
+    environment = os.environ | services | server.environment | {"PYTHONPATH": str(ROOT)}
+    commands = [tuple(part.replace("{port}", str(port)) for part in server.command)]
+    commands += [(sys.executable, str(ROOT / "bench" / "worker.py"))] * server.workers
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=ROOT,
+                         stderr=None if os.environ.get("BENCH_LOG") else subprocess.DEVNULL)
+        for command in commands
+    ]  # fmt: skip
+    try:
+        _wait_until_it_answers(port, processes)
+        yield Running(port, processes)
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_it_answers(port: int, processes: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 10) as probe:
+                probe.sendall(b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                if b"200" in probe.recv(100):
+                    return
+        except OSError:
+            pass
+        if any(process.poll() is not None for process in processes):
+            raise RuntimeError("the server ended: set BENCH_LOG=1 to see what it says")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the server did not answer within {START_SECONDS} s")
+        time.sleep(0.05)
