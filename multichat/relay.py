@@ -5,8 +5,7 @@
 A server needs no Django and no Postgres, so none is imported here.
 """
 
-from thyme.relay import Relay
-
 from multichat.addresses import redis_url
+from thyme.relay import Relay
 
 application = Relay(redis_url())

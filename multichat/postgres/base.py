@@ -6,12 +6,16 @@ never given back, so those that wait for one may wait for ever. Here a greenlet 
 before it takes or opens a connection, and gives the turn back whatever became of that.
 """
 
+from select import POLLIN
 from typing import Any
 
 import psycopg2
 from django_db_geventpool.backends.postgresql_psycopg2 import base
+from gevent import monkey
 from gevent.lock import BoundedSemaphore
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+poll = monkey.get_original("select", "poll")  # looks without waiting, so it need not yield
 
 
 class TurnPool(base.PostgresConnectionPool):
@@ -33,13 +37,22 @@ class TurnPool(base.PostgresConnectionPool):
     def take_idle(self) -> Any:
         while self.pool.qsize():
             connection = self.pool.get_nowait()
-            try:
-                self.check_usable(connection)
-            except psycopg2.Error:  # the server ended it meanwhile
-                connection.close()
-            else:
+            if not self.has_ended(connection):
                 return connection
+            connection.close()
         return None
+
+    @staticmethod
+    def has_ended(connection: Any) -> bool:
+        """Whether the server has ended an idle connection: it says so, or hangs up.
+
+        Nothing else makes it readable. The library asks "SELECT 1" instead, a round trip each.
+        """
+        if connection.closed:
+            return True
+        look = poll()
+        look.register(connection.fileno(), POLLIN)
+        return bool(look.poll(0))
 
     def put(self, connection: Any) -> None:
         """Give back what get() gave, alive or dead."""

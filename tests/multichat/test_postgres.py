@@ -75,6 +75,8 @@ def test_idle_connections_that_died_are_replaced():
 at_once(3, "select pg_sleep(0.01)::text")
 assert ask("select count(pg_terminate_backend(pid)) from pg_stat_activity"
            " where application_name = 'pool-test' and pid <> pg_backend_pid()") == 2
+while ask(COUNT) != 1:
+    gevent.sleep(0.01)
 assert at_once(6, "select 1") == [1] * 6
 """)
 
