@@ -10,7 +10,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lab check bench
+.PHONY: help chat test lab check bench notebooks
 
 help:  ## show this
 	@echo "make chat    run the chat on http://127.0.0.1:8000 (ARGS=\"--port 0\" for another port)"
@@ -18,6 +18,7 @@ help:  ## show this
 	@echo "make test    run all tests, the notebooks included"
 	@echo "make bench   measure beside Daphne, Uvicorn, … (ARGS=\"--case echo --size 0.2\")"
 	@echo "make check   lint, formatting, types"
+	@echo "make notebooks   execute the course anew and keep its outputs (CHAPTERS=00_tour.ipynb)"
 
 chat: .venv/.has-chat
 	@exec $(BIN)/python thyme/run.py $(ARGS)
@@ -28,6 +29,9 @@ lab: .venv/.has-lab
 # How pytest and nbval are called is in pyproject.toml; both run even when the first fails.
 test: .venv/.has-test
 	@$(BIN)/pytest $(ARGS); first=$$?; $(BIN)/pytest --nbval notebooks/ && exit $$first
+
+notebooks: .venv/.has-test
+	@$(BIN)/python notebooks/execute.py $(CHAPTERS)
 
 check: .venv/.has-check
 	$(BIN)/ruff check .
