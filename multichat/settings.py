@@ -22,6 +22,8 @@ from pathlib import Path
 
 import dj_database_url
 
+from thyme.services import state_directory
+
 from .addresses import database_url, redis_url
 from .secret import secret_key
 
@@ -38,7 +40,7 @@ def listed(name: str, default: str = "") -> list[str]:
 
 # Security
 
-SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY") or secret_key(BASE_DIR / ".thyme/secret_key")
+SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY") or secret_key(state_directory() / "secret_key")
 DEBUG = switched_on("DJANGO_DEBUG")
 ALLOWED_HOSTS = listed("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 # The page's scripts and styles are files of this site and nothing else may run; `connect-src`
