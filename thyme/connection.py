@@ -33,6 +33,7 @@ class Connection:
         "_conversation",
         "_exchange",
         "_parser",
+        "_peer_sends",
         "_place",
         "_stopping",
         "_stream",
@@ -49,13 +50,14 @@ class Connection:
         self._exchange: Exchange | None = None
         self._conversation: Conversation | None = None
         self._stopping = False
+        self._peer_sends = False  # more than we have read, perhaps: it must not miss our last word
 
     def run(self) -> None:
         """Serve the peer until one side has had enough. Closes the socket."""
         try:
             while self._serve_next():
                 pass
-            if not self._stream.ended:
+            if self._peer_sends and not self._stream.ended:
                 self._stream.linger()
         except Exception:  # a mistake of ours: the application's are dealt with where it is called
             _LOGGER.exception("a connection with %s failed", self._place.client)
@@ -92,6 +94,7 @@ class Connection:
                 return self._converse(event)
             return self._exchange_with(event)
         if isinstance(event, Refusal):
+            self._peer_sends = True
             self._answer(event)
         return False
 
@@ -100,6 +103,7 @@ class Connection:
         self._exchange = exchange
         reusable = exchange.run(self._application, http_scope(request, self._place))
         self._exchange = None
+        self._peer_sends = not exchange.received or bool(self._parser.events)
         return reusable and not self._stopping
 
     def _converse(self, request: Request) -> bool:
@@ -107,6 +111,7 @@ class Connection:
         del self._parser  # HTTP is over, and a WebSocket may live long
         self._conversation = Conversation(self._stream, request, leftover, self._config)
         self._conversation.run(self._application, websocket_scope(request, self._place))
+        self._peer_sends = self._conversation.peer_sends
         return False
 
     def _next_head(self) -> ParserEvent | None:

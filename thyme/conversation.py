@@ -41,8 +41,7 @@ class Conversation:
         self.stream = stream
         self._config = config
         self._websocket = WebSocket(request, config)
-        if leftover and self._websocket.refusal is None:
-            self._websocket.receive_data(leftover)
+        stream.unread(leftover)
         self._connect_due = True
         self._denial: Response | None = None
         self._reading = Semaphore()
@@ -62,11 +61,16 @@ class Conversation:
             code, refusal = INTERNAL_ERROR, _FAILED
         self._finish(code, refusal)
 
+    @property
+    def peer_sends(self) -> bool:
+        """Whether the peer may still send frames: it was accepted, and has not said goodbye."""
+        return self._websocket.peer_sends
+
     def go_away(self) -> None:
         """The server stops: RFC 6455 7.4.1, 1001 "a server going down"."""
         if self._websocket.opening:
             self._refuse(_STOPPING)
-            self.stream.cancel_read()  # and receive() gives websocket.disconnect
+            self._wake_reader()
         else:
             self._close(GOING_AWAY, "")
 
@@ -106,6 +110,7 @@ class Conversation:
         elif kind == "websocket.accept":
             websocket.accept(event)
             self._flush()
+            self._wake_reader()  # from now on, frames are read
         elif kind == "websocket.close":
             self._close_by_application(event)
         elif kind in ("websocket.http.response.start", "websocket.http.response.body"):
@@ -138,10 +143,20 @@ class Conversation:
 
     def _wait_for_event(self) -> None:
         websocket = self._websocket
+        while websocket.opening:
+            self._wait_for_opening()
         while not (websocket.events or websocket.closing):
             self._read_more()
         if not websocket.events:
             self._wait_for_goodbye()
+
+    def _wait_for_opening(self) -> None:
+        """Watch the peer while nothing is accepted yet; frames that it sends must wait."""
+        try:
+            self.stream.wait_for_end()
+        except ReadCancelled:
+            return  # accepted or refused, by another greenlet
+        self._websocket.receive_eof()
 
     def _wait_for_goodbye(self) -> None:
         """We have sent a close frame: wait for the peer's, which is all that matters now."""
@@ -173,15 +188,18 @@ class Conversation:
     def _close(self, code: int, reason: str) -> None:
         self._websocket.close(code, reason)
         self._flush()
+        self._wake_reader()  # from now on, only the goodbye is waited for
+
+    def _wake_reader(self) -> None:
         if self._reading.locked():
-            self.stream.cancel_read()  # whoever waits for events now waits for the goodbye
+            self.stream.cancel_read()
 
     # The end.
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer the handshake with plain HTTP, once."""
         self._websocket.refused()
-        if self._denial is not None:
+        if self._denial is not None and self._denial.begun:
             return  # the application's own answer has begun, and stays incomplete
         fields: tuple[Header, ...] = ()
         if refusal.status == 426:

@@ -29,9 +29,9 @@ _FAILED = Refusal(500, "the application failed")
 class Exchange:
     """Call `run()` once; then `stream` is free for the next request if it returned True."""
 
-    _over = False
-    _received = False
+    received = False
     """Whether the whole request has been read, or its rest will never come."""
+    _over = False
     _refusal: Refusal | None = None
 
     def __init__(
@@ -78,11 +78,11 @@ class Exchange:
             try:
                 if self._over or self.response.complete:
                     pass
-                elif not self._received:
+                elif not self.received:
                     return self._next_body()
                 elif self._refusal is None:
                     self.stream.wait_for_end()
-            except ReadCancelled:
+            except (ReadCancelled, Disconnected):
                 pass
             return {"type": "http.disconnect"}
 
@@ -114,13 +114,13 @@ class Exchange:
             pieces.append(events.popleft())  # type: ignore[arg-type]
         if events:
             mark = events.popleft()
-            self._received = True
+            self.received = True
             if isinstance(mark, Refusal):
                 self._refusal = mark
                 self.response.keep_alive = False
                 return {"type": "http.disconnect"}
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return {"type": "http.request", "body": body, "more_body": not self._received}
+        return {"type": "http.request", "body": body, "more_body": not self.received}
 
     def _read_more(self) -> bool:
         """Give the parser more bytes; False when there are none."""
@@ -128,7 +128,7 @@ class Exchange:
         if data:
             self._parser.feed(data)
             return True
-        self._received = True
+        self.received = True
         self.response.keep_alive = False
         return False
 
@@ -155,8 +155,8 @@ class Exchange:
         elif not response.complete:
             response.keep_alive = False  # cut off: the peer sees that it is not whole
         self._wake_reader()
-        if response.keep_alive and not self._received:
-            response.keep_alive = self._drain()
+        if not self.received:
+            response.keep_alive &= self._drain()
         return response.keep_alive
 
     def _answer(self, refusal: Refusal) -> None:
@@ -173,13 +173,14 @@ class Exchange:
         events = self._parser.events
         if events and events[0] is END:
             events.popleft()  # there was none, or all of it is read: the usual case
+            self.received = True
             return True
-        if self._continue_due:
+        if self._continue_due or not self.response.keep_alive:
             return False
         budget = DRAIN_BYTES
         while budget > 0:
             event = self._next_body()
-            if self._received:
+            if self.received:
                 return self._refusal is None and event["type"] == "http.request"
             budget -= len(event["body"])
         return False

@@ -115,6 +115,7 @@ class RequestParser:
         "_config",
         "_headers",
         "_parser",
+        "_patience",
         "_refused",
         "_request",
         "_resuming",
@@ -127,6 +128,7 @@ class RequestParser:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._patience = min(config.head_bytes, CHUNK_OVERHEAD_BYTES)
         self._parser = HttpRequestParser(self)
         self._refused = False
         self._resuming = False
@@ -147,7 +149,8 @@ class RequestParser:
         self._silence += len(data)
         try:
             self._parser.feed_data(data)
-            self._check_silence(was_in_head)
+            if self._silence > self._patience:
+                self._check_silence(was_in_head)
         except HttpParserUpgrade as upgrade:
             self._after_upgrade(data[upgrade.args[0] :])
         except HttpParserCallbackError as error:
@@ -166,7 +169,10 @@ class RequestParser:
         self.events.append(refusal)
 
     def _check_silence(self, was_in_head: bool) -> None:
-        """Bound what is parsed without giving an event."""
+        """Bound what is parsed without giving an event.
+
+        The bytes of one `feed()` are never too many: the check of a whole head is exact.
+        """
         if self.in_head:
             if was_in_head and self._silence > self._config.head_bytes:
                 raise _head_too_large(self._config)
@@ -234,28 +240,33 @@ class RequestParser:
             self.events.append(END)
 
     def _complete_head(self) -> Request:
-        parser, headers, config = self._parser, self._headers, self._config
+        parser, headers, target, config = self._parser, self._headers, self._target, self._config
         method = parser.get_method().decode("ascii")
         version = parser.get_http_version()
-        deciding: dict[bytes, list[bytes]] = {}
-        for name, value in headers:
-            if name in _DECIDING:
-                deciding.setdefault(name, []).append(value)
         if len(headers) > config.header_fields or self._silence > config.head_bytes:
-            _check_size(self._target, headers, config)
-        _check_version(version, method)
-        _check_framing(version, deciding, config)
-        target = self._target
+            _check_size(target, headers, config)
+        if version != "1.1" or method == "CONNECT":
+            _check_version(version, method)
         if target[:1] != b"/" or b"#" in target:
-            target = _origin_form(target, method, headers, deciding)
-        _check_host(version, deciding.get(b"host", []))
+            target = _origin_form(target, method, headers)
         path, _, query = target.partition(b"?")
         request = Request(method, path, query, version, headers, parser.should_keep_alive())
-        if b"expect" in deciding:
-            request.expects_continue = _expects_continue(version, deciding[b"expect"])
-        if b"upgrade" in deciding and parser.should_upgrade():
-            request.websocket = _asks_for_websocket(version, method, deciding[b"upgrade"])
+        deciding = [field for field in headers if field[0] in _DECIDING]
+        hosts = [value for name, value in deciding if name == b"host"]
+        _check_host(version, hosts)
+        if len(deciding) > len(hosts):
+            self._decide(request, deciding)
         return request
+
+    def _decide(self, request: Request, deciding: list[Header]) -> None:
+        fields: dict[bytes, list[bytes]] = {}
+        for name, value in deciding:
+            fields.setdefault(name, []).append(value)
+        _check_framing(request.http_version, fields, self._config)
+        if b"expect" in fields:
+            request.expects_continue = _expects_continue(request.http_version, fields[b"expect"])
+        if b"upgrade" in fields and self._parser.should_upgrade():
+            request.websocket = _asks_for_websocket(request, fields[b"upgrade"])
 
 
 # The rules that llhttp leaves to us.
@@ -288,24 +299,22 @@ def _check_version(version: str, method: str) -> None:
         raise _Refused(501, "CONNECT is for proxies")
 
 
-def _check_framing(version: str, deciding: dict[bytes, list[bytes]], config: Config) -> None:
-    if b"transfer-encoding" in deciding:
+def _check_framing(version: str, fields: dict[bytes, list[bytes]], config: Config) -> None:
+    if b"transfer-encoding" in fields:
         if version == "1.0":
             # RFC 9112 6.1: "A server or client that receives an HTTP/1.0 message containing a
             # Transfer-Encoding header field MUST treat the message as if the framing is faulty".
             raise _Refused(400, "HTTP/1.0 has no Transfer-Encoding")
-        if [coding.lower() for coding in deciding[b"transfer-encoding"]] != [b"chunked"]:
+        if [coding.lower() for coding in fields[b"transfer-encoding"]] != [b"chunked"]:
             # RFC 9112 6.1: "A server that receives a request message with a transfer coding it
             # does not understand SHOULD respond with 501 (Not Implemented)."
             raise _Refused(501, "the only transfer coding understood is chunked")
-    elif b"content-length" in deciding and int(deciding[b"content-length"][0]) > config.body_bytes:
+    elif b"content-length" in fields and int(fields[b"content-length"][0]) > config.body_bytes:
         raise _body_too_large(config)
 
 
-def _origin_form(
-    target: bytes, method: str, headers: list[Header], deciding: dict[bytes, list[bytes]]
-) -> bytes:
-    """`target` as path and query (RFC 9112 3.2.1), whatever its form was."""
+def _origin_form(target: bytes, method: str, headers: list[Header]) -> bytes:
+    """`target` as path and query (RFC 9112 3.2.1), whatever its form was; puts its host right."""
     if b"#" in target:
         # RFC 9112 3.2: no form of a request-target has a fragment.
         raise _Refused(400, "a target has no fragment")
@@ -316,12 +325,11 @@ def _origin_form(
     if absolute is None:
         raise _Refused(400, "the target is neither a path nor an http URI")
     authority, rest = absolute[1], absolute[2] or b""
-    if len(deciding.get(b"host", [])) == 1:
-        # RFC 9112 3.2.2: "the origin server MUST ignore the received Host header field (if any)
-        # and instead use the host information of the request-target".
-        deciding[b"host"] = [authority]
-        place = next(i for i, (name, _) in enumerate(headers) if name == b"host")
-        headers[place] = (b"host", authority)
+    for place, (name, _) in enumerate(headers):
+        if name == b"host":
+            # RFC 9112 3.2.2: "the origin server MUST ignore the received Host header field (if
+            # any) and instead use the host information of the request-target".
+            headers[place] = (name, authority)
     return rest if rest[:1] == b"/" else b"/" + rest
 
 
@@ -352,8 +360,9 @@ def _expects_continue(version: str, expectations: list[bytes]) -> bool:
     return True
 
 
-def _asks_for_websocket(version: str, method: str, upgrades: list[bytes]) -> bool:
+def _asks_for_websocket(request: Request, upgrades: list[bytes]) -> bool:
     # RFC 9110 7.8: "A server that receives an Upgrade header field in an HTTP/1.0 request MUST
     # ignore that Upgrade field." RFC 6455 4.1: "The method of the request MUST be GET".
     protocols = [protocol.strip(OWS) for protocol in b",".join(upgrades).lower().split(b",")]
-    return version == "1.1" and method == "GET" and b"websocket" in protocols
+    right = request.http_version == "1.1" and request.method == "GET"
+    return right and b"websocket" in protocols

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import signal
 import sys
 import warnings
-from asyncio import events
+from asyncio import events, unix_events
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 from gevent import monkey
@@ -33,26 +34,51 @@ from gevent import monkey
 from thyme.executors import GreenletExecutor
 from thyme.selector import HubSelector
 
-native_thread = monkey.get_original("_thread", "get_ident")
-_set_running_loop = events._set_running_loop
+
+# Up to 3.13 the current task is kept per loop and needs no care.
+_swap_current_task: Any = None
+if sys.version_info >= (3, 14):
+    _swap_current_task = asyncio.tasks._swap_current_task
+
+
+class ThreadState(NamedTuple):
+    """All that asyncio keeps per native thread, and so would show to every greenlet of it."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+    task: asyncio.Task[Any] | None = None
+    generator_hooks: tuple[Any, ...] = (None, None)
+    origin_depth: int = 0
+
+    @classmethod
+    def take(cls) -> ThreadState:
+        """What is there now. From Python 3.14 on the current task is taken away: see `put`."""
+        loop, task = events._get_running_loop(), None
+        if loop is not None and _swap_current_task is not None:
+            task = _swap_current_task(loop, None)
+        depth = sys.get_coroutine_origin_tracking_depth()
+        return cls(loop, task, sys.get_asyncgen_hooks(), depth)
+
+    def put(self) -> None:
+        """Put it there; the current task has to be that of the loop, or none."""
+        events._set_running_loop(self.loop)
+        if self.task is not None:
+            _swap_current_task(self.loop, self.task)
+        sys.set_asyncgen_hooks(*self.generator_hooks)
+        sys.set_coroutine_origin_tracking_depth(self.origin_depth)
 
 
 class LoopGreenlet(gevent.Greenlet):
-    """A greenlet in which one loop runs; outside it, the thread has no running loop.
+    """A greenlet in which one loop runs; its thread's state is asyncio's only while it runs.
 
-    What asyncio keeps per thread is put in place on the way in and taken away on the way out: the
-    running loop, the hooks for asynchronous generators, and (Python 3.14) the current task. Up to
-    3.13 the current task is kept per loop and needs no care.
+    Other greenlets find the thread as they left it: usually without a running loop, and in a
+    Jupyter kernel, say, with the kernel's own.
     """
 
-    def __init__(self, loop: HubLoop, run: Callable[[], None]) -> None:
+    def __init__(self, run_loop: Callable[[], None]) -> None:
         super().__init__()
-        self.owner = loop
-        self.run_loop = run
+        self.run_loop = run_loop
         self.error: BaseException | None = None
-        self.task: asyncio.Task[Any] | None = None
-        self.inside: Any = (None, None)
-        self.outside: Any = (None, None)
+        self.inside = self.outside = ThreadState()
 
     def _run(self) -> None:
         """Keeps the loop's error for `HubLoop.run_forever`, which raises it in its caller."""
@@ -60,6 +86,8 @@ class LoopGreenlet(gevent.Greenlet):
             self.run_loop()
         except BaseException as error:
             self.error = error
+        finally:
+            self.outside.put()
 
     def switch(self, *args: Any) -> Any:
         """Called by gevent to let this greenlet go on."""
@@ -71,26 +99,14 @@ class LoopGreenlet(gevent.Greenlet):
         self._enter()
         return super().throw(*args)
 
+    def _enter(self) -> None:
+        self.outside = ThreadState.take()
+        self.inside.put()
+
     def switch_out(self) -> None:
         """Called by gevent each time this greenlet yields to the hub."""
-        if not self.owner.is_running():
-            return
-        if sys.version_info >= (3, 14):
-            self.task = asyncio.tasks._swap_current_task(self.owner, None)
-        _set_running_loop(None)
-        self.inside = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(*self.outside)
-
-    def _enter(self) -> None:
-        # Before its first switch, and after its end, the loop itself sets and clears all this.
-        if not self.owner.is_running():
-            self.outside = sys.get_asyncgen_hooks()
-            return
-        _set_running_loop(self.owner)
-        if sys.version_info >= (3, 14):
-            asyncio.tasks._swap_current_task(self.owner, self.task)
-        self.outside = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(*self.inside)
+        self.inside = ThreadState.take()
+        self.outside.put()
 
 
 _Base: Any = asyncio.SelectorEventLoop  # of which we use parts that its type stubs leave out
@@ -99,24 +115,22 @@ _Base: Any = asyncio.SelectorEventLoop  # of which we use parts that its type st
 class HubLoop(_Base):
     """asyncio's event loop, waiting on gevent's hub; several may run in one thread.
 
-    It is asyncio's own loop: tasks, transports, streams and subprocesses are the standard
-    library's. Ours are the waiting (`HubSelector`), the waking, and where it runs.
+    It is asyncio's own loop: tasks, transports and streams are the standard library's. Ours are
+    the waiting (`HubSelector`), the waking, where it runs, and who hears of a child's end.
     """
 
     on_gevent = True
     """That waiting in this loop lets other greenlets run: gredis asks, to choose its driver."""
 
     def __init__(self) -> None:
-        self._default_executor: Executor | None = None
         self._waiting = HubSelector()
-        self._native_thread = native_thread()
         super().__init__(self._waiting)
 
     def run_forever(self) -> None:
         """Run until `stop()`, in a greenlet of its own; the calling greenlet waits for it."""
         self._check_closed()
         self._check_running()
-        greenlet = LoopGreenlet(self, super().run_forever)
+        greenlet = LoopGreenlet(self._run)
         greenlet.start()
         try:
             greenlet.join()
@@ -124,11 +138,21 @@ class HubLoop(_Base):
             # Something was thrown at the caller (a gevent.Timeout, a kill): the loop gets it, as
             # if it had run here.
             self.stop()
-            self._waiting.wake()
             greenlet.kill(error)
             raise
         if greenlet.error is not None:
-            raise greenlet.error
+            try:
+                raise greenlet.error
+            finally:
+                del greenlet  # it and the traceback of its error would hold each other
+
+    def _run(self) -> None:
+        self._check_running()  # again: another greenlet may have been first
+        self._waiting.start()
+        try:
+            super().run_forever()
+        finally:
+            self._waiting.stop()
 
     # Waking. asyncio writes a byte into a pair of sockets to wake its selector; the hub needs
     # none, so there is none.
@@ -141,16 +165,11 @@ class HubLoop(_Base):
 
     def _write_to_self(self) -> None:
         """Wake the selector; called by `call_soon_threadsafe`, from any thread or greenlet."""
-        if self.is_closed():
-            return
-        if native_thread() == self._native_thread:
-            self._waiting.wake()
-        else:
-            self._waiting.wake_from_thread()
+        self._waiting.wake_from_anywhere()
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """As asyncio's, but Python's own handler wakes the loop, not a wake-up descriptor."""
-        if asyncio.iscoroutine(callback) or asyncio.iscoroutinefunction(callback):
+        if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         self._check_signal(sig)
         self._check_closed()
@@ -162,28 +181,54 @@ class HubLoop(_Base):
             raise RuntimeError(str(error)) from error
         self._signal_handlers[sig] = asyncio.Handle(callback, args, self, None)
 
+    # What a patched process does otherwise: "threads" are greenlets, children are gevent's.
+
     def run_in_executor(
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         """As asyncio's; in a patched process the default executor's "threads" are greenlets."""
-        default: Executor | None = self._default_executor
-        if executor is None and default is None and patched():
+        if executor is None and self._default_executor is None and patched():
             self._default_executor = GreenletExecutor()
         future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
         return future
 
+    async def _make_subprocess_transport(
+        self, protocol: Any, *args: Any, extra: Any = None, **options: Any
+    ) -> asyncio.SubprocessTransport:
+        """As asyncio's; in a patched process gevent says when the child has ended.
 
-def patched() -> bool:
-    """Whether gevent has patched the standard library of this process, so that waiting yields."""
-    return bool(monkey.is_module_patched("threading"))
+        `subprocess.Popen` is gevent's there, and libev collects every child of the process as soon
+        as it ends. asyncio's own watchers (a thread in `waitpid`, a pidfd) would come too late.
+        """
+        if not patched("subprocess"):
+            return await super()._make_subprocess_transport(protocol, *args, extra=extra, **options)
+        started = self.create_future()
+        transport: Any = unix_events._UnixSubprocessTransport(
+            self, protocol, *args, waiter=started, extra=extra, **options
+        )
+        transport._proc.rawlink(lambda child: self._child_ended(child.returncode, transport))
+        try:
+            await started
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
+
+    def _child_ended(self, code: int, transport: Any) -> None:
+        if not self.is_closed():
+            self.call_soon_threadsafe(transport._process_exited, code)
 
 
-_Policy: Any = (
-    getattr(  # 3.14 renamed it on the way to removing policies
-        asyncio.unix_events, "_DefaultEventLoopPolicy", None
-    )
-    or asyncio.unix_events.DefaultEventLoopPolicy
-)
+def patched(module: str = "threading") -> bool:
+    """Whether gevent has patched this module of the standard library, so that waiting yields."""
+    return bool(monkey.is_module_patched(module))
+
+
+_Policy: Any = getattr(unix_events, "_DefaultEventLoopPolicy", None)  # its name since 3.14
+_Policy = _Policy or unix_events.DefaultEventLoopPolicy
 
 
 class HubLoopPolicy(_Policy):

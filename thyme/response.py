@@ -76,7 +76,6 @@ class Response:
     _length: int | None = None
     _missing = 0
     _status = 0
-    _head = b""
     _has_trailers = False
     _has_date = False
     _has_server = False
@@ -88,6 +87,7 @@ class Response:
         self._http_version = http_version
         self._server_header = server_header
         self.keep_alive = keep_alive
+        self._lines: list[bytes] = []
 
     def encode(self, event: Event) -> bytes:
         """The bytes that carry `event`, perhaps none yet.
@@ -108,19 +108,18 @@ class Response:
         # 1xx are interim responses (RFC 9110 15.2): they are the server's.
         if not isinstance(status, int) or not 200 <= status <= 999:
             raise ApplicationError(f"got status {status!r}, expected an int from 200 to 999")
-        headers = event.get("headers", ())
         lines = [_status_line(status)]
         try:
-            for name, value in headers:
+            for name, value in event.get("headers", ()):
                 name = _field_name(name)
-                if name not in _OURS or self._accept(name, value):
-                    lines.append(b"%b: %b\r\n" % (name, value))
+                if name in _OURS and not self._accept(name, value):
+                    continue
+                if b"\n" in value or b"\r" in value or b"\0" in value:
+                    raise _dangerous(name, value)
+                lines.append(b"%b: %b\r\n" % (name, value))
         except (TypeError, ValueError, AttributeError) as error:
             raise ApplicationError(f"headers: expected pairs of bytes: {error}") from error
-        head = b"".join(lines)
-        if head.count(b"\r") != len(lines) or head.count(b"\n") != len(lines) or b"\0" in head:
-            checked(headers)  # finds the culprit, and raises
-        self._head = head
+        self._lines = lines
         self._status = status
         if event.get("trailers"):
             self._has_trailers = True
@@ -145,24 +144,25 @@ class Response:
             self.keep_alive &= b"close" not in [option.strip(OWS) for option in options]
         return False  # also Transfer-Encoding: the framing of this hop is the server's
 
-    def _finish_head(self) -> bytes:
-        fields = self._head
+    def _finish_head(self) -> list[bytes]:
+        lines = self._lines
         if self._framing is Framing.CHUNKED:
-            fields += b"transfer-encoding: chunked\r\n"
+            lines.append(b"transfer-encoding: chunked\r\n")
         elif self._length is not None and self._status != NO_CONTENT:
             # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response
             # with a status code of 1xx (Informational) or 204 (No Content)."
-            fields += b"content-length: %d\r\n" % self._length
+            lines.append(b"content-length: %d\r\n" % self._length)
         if not self.keep_alive:
-            fields += b"connection: close\r\n"
+            lines.append(b"connection: close\r\n")
         elif self._http_version == "1.0":
             # RFC 9112 9.3: HTTP/1.0 persists only with the "keep-alive" connection option.
-            fields += b"connection: keep-alive\r\n"
+            lines.append(b"connection: keep-alive\r\n")
         if not self._has_date:
-            fields += _date_field(int(time.time()))
+            lines.append(_date_field(int(time.time())))
         if not self._has_server:
-            fields += _server_field(self._server_header)
-        return fields + b"\r\n"
+            lines.append(_server_field(self._server_header))
+        lines.append(b"\r\n")
+        return lines
 
     def _choose_framing(self, body: Body, more: bool) -> Framing:
         if self._status == RESET_CONTENT:
@@ -193,8 +193,8 @@ class Response:
         else:
             self._framing = self._choose_framing(body, more)
             self._missing = self._length or 0
-            framed = self._framed(body, more)
-            data = self._finish_head() + framed
+            content = self._framed(body, more)
+            data = b"".join([*self._finish_head(), content])
             self.begun = True
         if not more:
             self._await(TRAILERS if self._has_trailers else NOTHING)
@@ -257,15 +257,18 @@ def checked(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
     fields = []
     for name, value in headers:
         name = _field_name(name)
-        # RFC 9110 5.5: "Field values containing CR, LF, or NUL characters are invalid and
-        # dangerous, due to the varying ways that implementations might parse and interpret those
-        # characters".
         if not isinstance(value, bytes):
             raise ApplicationError(f"{name!r}: got {type(value).__name__}, expected bytes")
         if b"\n" in value or b"\r" in value or b"\0" in value:
-            raise ApplicationError(f"{name!r}: a value has no CR, LF or NUL; got {value!r}")
+            raise _dangerous(name, value)
         fields.append((name, value))
     return fields
+
+
+def _dangerous(name: bytes, value: bytes) -> ApplicationError:
+    # RFC 9110 5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous,
+    # due to the varying ways that implementations might parse and interpret those characters".
+    return ApplicationError(f"{name!r}: a value has no CR, LF or NUL; got {value!r}")
 
 
 @lru_cache(NAMES_REMEMBERED)

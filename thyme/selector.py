@@ -1,10 +1,13 @@
 """A selector on gevent's hub: how `loop.py` waits without holding up other greenlets.
 
 asyncio's loop asks a selector which file descriptors are ready, and blocks in that question while
-it has nothing to do. Here the question blocks one greenlet: descriptors are watched by the hub,
-and other greenlets run meanwhile. A call from the same thread wakes it directly, without a
-self-pipe and its three system calls; another native thread wakes it through one of the hub's
-`async` watchers.
+it has nothing to do. Here the question blocks one greenlet: the hub watches the descriptors, and
+other greenlets run meanwhile. To be woken it needs no self-pipe and none of its three system
+calls: the same thread switches to it, another one rings one of the hub's `async` watchers.
+
+The hub watches only while the loop runs, between `start()` and `stop()`. So a loop belongs to the
+native thread that runs it, whoever made it, and one that rests or was forgotten leaves nothing in
+the hub.
 
 It decides how to wait. What to do afterwards is asyncio's business.
 """
@@ -12,155 +15,164 @@ It decides how to wait. What to do afterwards is asyncio's business.
 from __future__ import annotations
 
 import selectors
-from collections.abc import Mapping
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-import gevent
+from gevent import get_hub, monkey
 from gevent.hub import Waiter
 
+native_thread: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+
+EITHER = selectors.EVENT_READ | selectors.EVENT_WRITE
+
 SLICE = 0.001
-"""Seconds for which a busy loop may go on before other greenlets get a turn (fairness)."""
+"""Seconds for which a busy loop goes on before descriptors and other greenlets get their turn."""
 
 
-class HubSelector(selectors.BaseSelector):
-    """`selectors.BaseSelector` whose `select()` blocks only the greenlet that calls it.
+class HubSelector(selectors._BaseSelectorImpl):
+    """A selector whose `select()` blocks only the greenlet that calls it.
 
-    Belongs to the hub (so to the native thread) in which it was made.
+    What is registered, and the errors of registering, are the standard library's.
     """
 
+    _fd_to_key: dict[int, selectors.SelectorKey]  # the standard library's, not in its stubs
+
     def __init__(self) -> None:
-        self.hub = gevent.get_hub()
-        self._keys: dict[int, selectors.SelectorKey] = {}
+        super().__init__()
+        self._hub: Any = None
+        self._doorbell: Any = None
+        self._thread: int | None = None
         self._watchers: dict[int, Any] = {}
         self._ready: dict[int, int] = {}
-        self._woken = False
+        self._paused: set[int] = set()
         self._waiter: Waiter | None = None
-        self._yielded = perf_counter()
-        self._doorbell = self.hub.loop.async_()
+        self._woken = False
+        self._polled = 0.0
+
+    def start(self) -> None:
+        """From now on wait on the hub of the calling thread; raises what `register` does."""
+        self._thread, self._hub, self._woken = native_thread(), get_hub(), False
+        # It also tells the hub that somebody may come: a loop with nothing to do waits for calls
+        # from other threads, for ever if need be, and is no deadlock (gevent's LoopExit).
+        self._doorbell = self._hub.loop.async_()
         self._doorbell.start(self.wake)
+        for key in self._fd_to_key.values():
+            self._watch(key)
+        # The first `select(0)` of a run asks the hub: "stop(), then run_forever()" is how programs
+        # let asyncio look at its descriptors once. Where there are none, there is nothing to ask.
+        self._polled = 0.0 if self._watchers else perf_counter()
 
-    def wake(self) -> None:
-        """End the wait of `select()`; to be called in the hub's own thread, in any greenlet."""
-        self._woken = True
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            self.hub.loop.run_callback(waiter.switch, None)
+    def stop(self) -> None:
+        """Leave the hub; what is registered is watched again after the next `start()`."""
+        doorbell, self._doorbell, self._hub, self._thread = self._doorbell, None, None, None
+        for watcher in (*self._watchers.values(), doorbell):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._watchers.clear()
+        self._ready.clear()
+        self._paused.clear()
 
-    def wake_from_thread(self) -> None:
-        """End the wait of `select()`; to be called in any native thread."""
-        self._doorbell.send()
+    # -- waiting
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """The keys that are ready, after at most `timeout` seconds (None: as long as it takes)."""
-        if (timeout is not None and timeout <= 0) or self._ready or self._woken:
-            self._take_turns()
-        else:
-            self._wait(timeout)
+        if timeout is None or timeout > 0:
+            if not self._ready:
+                self._wait(timeout)
+        elif perf_counter() - self._polled > SLICE:
+            self._wait(0)
         self._woken = False
-        return self._collect()
-
-    def _take_turns(self) -> None:
-        if perf_counter() - self._yielded > SLICE:
-            gevent.sleep(0)
-            self._yielded = perf_counter()
+        return self._collect() if self._ready else []
 
     def _wait(self, timeout: float | None) -> None:
-        self._waiter = waiter = Waiter(self.hub)
+        # The waiter first, then the question: a signal's handler, which may run between any two
+        # lines of this greenlet, finds the one or is seen by the other.
+        self._waiter = waiter = Waiter(self._hub)
         timer = None
-        if timeout is not None:
-            timer = self.hub.loop.timer(timeout)
-            timer.start(self.wake)
         try:
-            waiter.get()
+            if timeout is not None:
+                # Also with 0: a timer comes after the hub has asked the kernel, while sleep(0)
+                # comes before, and would keep the others waiting for their descriptors.
+                timer = self._hub.loop.timer(timeout)
+                timer.start(self.wake)
+            if not self._woken:
+                waiter.get()
         finally:
             self._waiter = None
             if timer is not None:
                 timer.close()
-        self._yielded = perf_counter()
+        self._polled = perf_counter()
 
-    def _collect(self) -> list[tuple[selectors.SelectorKey, int]]:
-        if not self._ready:
-            return []
-        ready, self._ready = self._ready, {}
-        found = []
-        for descriptor, events in ready.items():
-            key = self._keys[descriptor]
-            found.append((key, events & key.events))
-            # Watched again from here on: what asyncio leaves unread is reported once more.
-            self._watch(descriptor)
-        return found
+    def wake(self) -> None:
+        """End the wait of `select()`; to be called in the thread in which it waits."""
+        if self._woken:
+            return
+        self._woken = True
+        if self._waiter is not None:
+            self._hub.loop.run_callback(self._waiter.switch, None)
 
-    def _watch(self, descriptor: int) -> None:
-        self._watchers[descriptor].start(self._on_ready, descriptor, pass_events=True)
+    def wake_from_anywhere(self) -> None:
+        """End the wait of `select()`; to be called in any thread and greenlet."""
+        doorbell = self._doorbell
+        if native_thread() == self._thread:
+            self.wake()
+        elif doorbell is not None:  # else it does not run: nobody waits, nobody misses this
+            doorbell.send()
+
+    # -- watching
+
+    def _watch(self, key: selectors.SelectorKey) -> None:
+        # EVENT_READ and EVENT_WRITE have the values of libev's READ and WRITE: 1 and 2.
+        try:
+            watcher = self._hub.loop.io(key.fd, key.events)
+        except OSError as error:
+            raise ValueError(f"Invalid file descriptor: {key.fd}") from error
+        self._watchers[key.fd] = watcher
+        watcher.start(self._on_ready, key.fd, pass_events=True)
 
     def _on_ready(self, events: int, descriptor: int) -> None:
-        # Stopped until collected: data that nobody has read yet must not spin the hub.
-        self._watchers[descriptor].stop()
-        key = self._keys[descriptor]
         # A negative number is libev's error; asyncio learns it from the read or write itself.
-        self._ready[descriptor] = key.events if events < 0 else events
+        self._ready[descriptor] = events if events > 0 else EITHER
+        if self._waiter is None:
+            # The loop is blocked in one of its coroutines. Until it collects this, data that
+            # nobody reads must not spin the hub.
+            self._watchers[descriptor].stop()
+            self._paused.add(descriptor)
         self.wake()
+
+    def _collect(self) -> list[tuple[selectors.SelectorKey, int]]:
+        while self._paused:
+            descriptor = self._paused.pop()
+            self._watchers[descriptor].start(self._on_ready, descriptor, pass_events=True)
+        ready, self._ready = self._ready, {}
+        keys = self._fd_to_key
+        return [(keys[descriptor], events) for descriptor, events in ready.items()]
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Watch `fileobj` for `events` (EVENT_READ, EVENT_WRITE); KeyError when it is watched."""
-        if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
-            raise ValueError(f"Invalid events: {events!r}")
-        key = selectors.SelectorKey(fileobj, self._descriptor(fileobj), events, data)
-        if key.fd in self._keys:
-            raise KeyError(f"{fileobj!r} (FD {key.fd}) is already registered")
-        # EVENT_READ and EVENT_WRITE have the values of libev's READ and WRITE: 1 and 2.
-        try:
-            self._watchers[key.fd] = self.hub.loop.io(key.fd, events)
-        except OSError as error:
-            raise ValueError(f"Invalid file descriptor: {key.fd}") from error
-        self._keys[key.fd] = key
-        self._watch(key.fd)
+        key = super().register(fileobj, events, data)
+        if self._hub is not None:
+            try:
+                self._watch(key)
+            except BaseException:
+                super().unregister(fileobj)
+                raise
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """Watch `fileobj` no longer; KeyError when it was not watched."""
-        descriptor = self._descriptor(fileobj)
-        if descriptor not in self._keys:
-            raise KeyError(f"{fileobj!r} is not registered")
-        self._ready.pop(descriptor, None)
-        watcher = self._watchers.pop(descriptor)
-        watcher.stop()
-        watcher.close()
-        return self._keys.pop(descriptor)
-
-    def _descriptor(self, fileobj: Any) -> int:
-        if isinstance(fileobj, int):
-            descriptor = fileobj
-        else:
-            try:
-                descriptor = int(fileobj.fileno())
-            except (AttributeError, TypeError, ValueError) as error:
-                raise ValueError(f"Invalid file object: {fileobj!r}") from error
-        if descriptor >= 0:
-            return descriptor
-        # A closed file object no longer knows its number: find it by identity.
-        for key in self._keys.values():
-            if key.fileobj is fileobj:
-                return key.fd
-        raise ValueError(f"Invalid file descriptor: {descriptor}")
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """The watched keys by descriptor."""
-        return self._keys
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        """The key of a watched file object; KeyError when it is not watched."""
-        try:
-            return self._keys[self._descriptor(fileobj)]
-        except ValueError as error:
-            raise KeyError(f"{fileobj!r} is not registered") from error
-
-    def close(self) -> None:
-        """Stop watching everything."""
-        for watcher in (*self._watchers.values(), self._doorbell):
+        key = super().unregister(fileobj)
+        self._ready.pop(key.fd, None)
+        self._paused.discard(key.fd)
+        watcher = self._watchers.pop(key.fd, None)
+        if watcher is not None:
             watcher.stop()
             watcher.close()
-        self._watchers.clear()
-        self._keys.clear()
-        self._ready.clear()
+        return key
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self.stop()
+        super().close()

@@ -13,9 +13,9 @@ import socket
 from typing import Any
 
 import gevent
+from gevent import monkey
 from gevent.event import Event
 from gevent.server import StreamServer
-from gevent.socket import getaddrinfo
 from gevent.socket import socket as GeventSocket
 
 from thyme.application import EsqueApplication
@@ -88,7 +88,11 @@ class Server:
     def _serve(self, accepted: Any, peer: Any) -> None:
         """The greenlet of one connection."""
         connected = plain_socket(accepted)
-        place = self._place(connected, peer)
+        try:
+            place = self._place(connected, peer)
+        except OSError:  # gone before it was served
+            connected.close()
+            return
         connection = Connection(Stream(connected), place, self._application, self._config)
         limit = self._config.connections
         if limit is not None and len(self._connections) >= limit:
@@ -112,9 +116,11 @@ class Server:
 def listening_socket(host: str, port: int, backlog: int) -> Any:
     """A gevent socket that listens on (host, port). Raises `OSError`.
 
-    `host` is an address, or a name that has one; the first one is taken.
+    `host` is an address, or a name that has one; the first one is taken. The look-up may block:
+    nobody is served yet, and gevent's own would start a thread.
     """
-    family, kind, protocol, _, address = getaddrinfo(
+    look_up = monkey.get_original("socket", "getaddrinfo")
+    family, kind, protocol, _, address = look_up(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     listening = GeventSocket(family, kind, protocol)

@@ -24,6 +24,7 @@ from thyme.config import AHEAD_BYTES, LINGER_SECONDS, READ_BYTES, WORK_PER_TURN
 from thyme.errors import ReadCancelled
 
 _READ, _WRITE = 1, 2  # gevent's io watchers: which events
+_LAST = -1  # gevent's priorities: after the sockets
 
 # The standard library's own, also in a patched process.
 _PlainSocket: Final[type[socket.socket]] = monkey.get_original("socket", "socket")
@@ -81,14 +82,18 @@ class Stream:
     # Reading.
 
     def read(self) -> bytes:
-        """The next bytes; b"" when the peer has ended its side.
+        """The next bytes; b"" when the peer has ended its side, or the socket is closed.
 
-        Raises `ReadCancelled` after `cancel_read()`.
+        Raises `ReadCancelled` when `cancel_read()` or `close()` comes while it waits.
         """
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
         return self._receive()
+
+    def unread(self, data: bytes) -> None:
+        """Put back what was read too early."""
+        self._ahead = data + self._ahead
 
     def wait_for_end(self) -> None:
         """Return when the peer has ended its side. What it sends meanwhile is kept for `read()`.
@@ -115,13 +120,13 @@ class Stream:
         """Count a piece of work done for the peer; give others a turn after `WORK_PER_TURN`.
 
         A greenlet whose socket always has data would otherwise never switch. The turn is a whole
-        round of the hub, so that sockets are polled: `sleep(0)` lets only those run that are
-        ready already.
+        round of the hub, so that sockets are polled and served before us: `sleep(0)` lets only
+        those run that are ready already.
         """
         self._work += 1
         if self._work >= WORK_PER_TURN:
             self._work = 0
-            with self._hub.loop.timer(0) as round_of_the_hub:
+            with self._hub.loop.timer(0, priority=_LAST) as round_of_the_hub:
                 self._hub.wait(round_of_the_hub)
 
     def _receive(self) -> bytes:
@@ -149,8 +154,6 @@ class Stream:
             raise ReadCancelled("the read was ended by another greenlet")
 
     def _wait_readable(self, watched: bool = True) -> None:
-        if self._broken:
-            raise ReadCancelled("the connection is closed")
         waiter = self._reading = Waiter(self._hub)
         if watched:
             self._readable.start(waiter.switch, True)
@@ -173,7 +176,13 @@ class Stream:
         """
         if self._broken:
             raise Disconnected("the peer has gone")
-        self._outgoing.append(data)
+        rest: bytes | memoryview = data
+        if not self._outgoing:  # nobody waits to write: the usual case
+            sent = self._send(data)
+            if sent == len(data):
+                return
+            rest = memoryview(data)[sent:]
+        self._outgoing.append(rest)
         with self._writing_lock:
             self._flush()
 

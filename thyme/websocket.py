@@ -68,13 +68,23 @@ class WebSocket:
     application is to receive. `ended`: websocket.disconnect is among them, or was.
     """
 
-    __slots__ = ("_fragments", "_protocol", "_response", "_text", "ended", "events", "refusal")
+    __slots__ = (
+        "_accepted",
+        "_fragments",
+        "_protocol",
+        "_response",
+        "_text",
+        "ended",
+        "events",
+        "refusal",
+    )
 
     def __init__(self, request: Request, config: Config) -> None:
         self.events: deque[Event] = deque()
         self.ended = False
         self._fragments: list[bytes] | None = None
         self._text = False
+        self._accepted = False
         self._protocol = ServerProtocol(
             extensions=_DEFLATE if config.compression else None,
             max_size=config.message_bytes,
@@ -114,6 +124,11 @@ class WebSocket:
         """Whether a close frame was sent: the peer has nothing to send but its answer."""
         return self._protocol.state in (State.CLOSING, State.CLOSED)
 
+    @property
+    def peer_sends(self) -> bool:
+        """Whether the peer may still send: after its close frame it does not (RFC 6455 5.5.1)."""
+        return self._accepted and self._protocol.close_rcvd is None
+
     def accept(self, event: Event) -> None:
         """Take `websocket.accept`: the subprotocol the application chose, and its headers."""
         response = self._response
@@ -130,6 +145,7 @@ class WebSocket:
             (chosen,) = checked([(b"sec-websocket-protocol", subprotocol.encode("ascii"))])
             response.headers["Sec-WebSocket-Protocol"] = chosen[1].decode("ascii")
             self._protocol.subprotocol = Subprotocol(subprotocol)
+        self._accepted = True
         self._protocol.send_response(response)
 
     def refused(self) -> None:

@@ -15,6 +15,7 @@ import h11
 from gevent import socket
 from websockets.client import ClientProtocol
 from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from thyme.application import EsqueApplication, Event, Receive, Scope, Send
@@ -132,7 +133,7 @@ class Browser(Peer):
         self.protocol.send_request(self.protocol.connect())
         self.flush()
         self.frames: list[Frame] = []
-        while not self.protocol.events_received() and not self.protocol.handshake_exc:
+        while self.protocol.state is State.CONNECTING and not self.protocol.handshake_exc:
             self._receive()
 
     def _receive(self) -> None:
@@ -140,6 +141,7 @@ class Browser(Peer):
             self.protocol.receive_data(data)
         else:
             self.protocol.receive_eof()
+        self.frames += [e for e in self.protocol.events_received() if isinstance(e, Frame)]
 
     def flush(self) -> None:
         self.send(b"".join(self.protocol.data_to_send()))
@@ -151,7 +153,6 @@ class Browser(Peer):
     def next(self) -> Frame:
         while not self.frames:
             self._receive()
-            self.frames += [e for e in self.protocol.events_received() if isinstance(e, Frame)]
         return self.frames.pop(0)
 
     def hear(self) -> str:
@@ -167,7 +168,7 @@ class Browser(Peer):
         """Wait for the end; the close code and reason that the server gave."""
         while self.protocol.close_rcvd is None:
             self._receive()
-            self.flush()
+        self.flush()
         self.read_all()
         return self.protocol.close_rcvd.code, self.protocol.close_rcvd.reason
 

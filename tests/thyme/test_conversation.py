@@ -141,6 +141,30 @@ def test_a_peer_that_leaves_before_accept_is_a_disconnect() -> None:
     assert [event["type"] for event in events[1:]] == ["websocket.disconnect"] * 2
 
 
+def test_frames_sent_before_the_answer_wait_for_it() -> None:
+    """RFC 6455 4.1: the peer is to wait; a pong before the 101 would be no HTTP."""
+    ping = b"\x89\x83\0\0\0\0abc"
+
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        receive()
+        reader = gevent.spawn(receive)
+        gevent.sleep(0.01)
+        send(ACCEPT)
+        send(message(reader.get()["text"]))
+
+    with serving(application) as server, Peer(server, UPGRADE + ping) as peer:
+        peer.send(ping + b"\x81\x82\0\0\0\0hi")
+        assert peer.read_until(b"\x81\x02hi").startswith(b"HTTP/1.1 101 ")
+
+
+def test_a_wrong_response_of_its_own_is_an_error_and_then_500() -> None:
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        send({"type": "websocket.http.response.start", "status": "no"})
+
+    with serving(application) as server, Browser(server) as browser:
+        assert refused(browser)[0] == 500
+
+
 # Messages.
 
 
