@@ -2,7 +2,8 @@
 
 All adapted connections of a thread share one loop. What may block is done by greenlets: `receive`
 by one that reads only when it is asked, `send` by the connection's own, which has nothing else to
-do. Synchronous code that the application calls through asgiref runs in a greenlet, too: in order
+do; both ask our own server first what can be done without blocking, and that is most of it.
+Synchronous code that the application calls through asgiref runs in a greenlet, too: in order
 within a connection, at the same time for different ones.
 
 Read next: `loop.py`.
@@ -24,6 +25,9 @@ from gevent.queue import SimpleQueue
 from thyme.application import ASGI3Application, EsqueApplication, Event, Receive, Scope, Send
 from thyme.executors import SerialExecutor
 from thyme.loop import HubLoop, shared_loop
+
+BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
+"""Events that our server can write without blocking, as far as the kernel takes them."""
 
 
 def adapt(application: ASGI3Application) -> EsqueApplication:
@@ -64,6 +68,10 @@ class Bridge:
         self.waiting: deque[asyncio.Future[Event]] = deque()
         self.task: asyncio.Task[None] | None = None
         self.direct = False
+        server = getattr(send, "__self__", None)
+        self.begin_send: Callable[[Event], bool] | None = getattr(server, "begin_send", None)
+        self.finish_send: Callable[[], None] | None = getattr(server, "finish_send", None)
+        self.receive_now: Callable[[], Event | None] = getattr(server, "receive_now", _nothing)
 
     def run(self) -> None:
         """Run the application to its end, in the greenlet of its connection."""
@@ -111,12 +119,19 @@ class Bridge:
 
     async def send(self, event: Event) -> None:
         """ASGI's `send`: done when the event has been taken by the socket (back-pressure)."""
+        if self.begin_send is not None and event["type"] in BEGUN_AT_ONCE:
+            if self.begin_send(event):
+                return
+            send: Callable[..., None] = self.finish_send  # type: ignore[assignment]
+            arguments: tuple[Event, ...] = ()
+        else:
+            send, arguments = self.blocking_send, (event,)
         if self.direct:  # the connection's greenlet is busy: with a consumer
             future: asyncio.Future[Any] = self.loop.create_future()
-            gevent.spawn(self._do, self.blocking_send, (event,), future)
+            gevent.spawn(self._do, send, arguments, future)
             await future
         else:
-            await self.in_connection(self.blocking_send, event)
+            await self.in_connection(send, *arguments)
 
     async def converse(self, conversation: Callable[[], None]) -> None:
         """Leave the connection to `conversation`, in its own greenlet, until that returns."""
@@ -127,6 +142,8 @@ class Bridge:
         """ASGI's `receive`; what a cancelled call had asked for goes to the next call."""
         if self.events:
             return self.events.popleft()
+        if not self.waiting and (event := self.receive_now()) is not None:
+            return event
         future: asyncio.Future[Event] = self.loop.create_future()
         self.waiting.append(future)
         if len(self.waiting) == 1:
@@ -161,6 +178,10 @@ class Bridge:
         for future in self.waiting:
             _fail(future, error)
         self.waiting.clear()
+
+
+def _nothing() -> None:
+    """There is never an event here already: somebody else's `receive` can only block."""
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:

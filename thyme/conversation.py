@@ -118,6 +118,24 @@ class Conversation:
         else:
             raise ApplicationError(f"got {kind!r}, expected a websocket.* event")
 
+    def begin_send(self, event: Event) -> bool:
+        """`send` of a message as far as it goes without blocking; False when the rest is due."""
+        websocket = self._websocket
+        if websocket.opening or websocket.ended or websocket.closing:
+            self.send(event)  # raises
+        websocket.send(event)
+        return self.stream.begin_write(websocket.data_to_send())
+
+    def finish_send(self) -> None:
+        """Return when the kernel has taken what `begin_send()` has left."""
+        self.stream.finish_write()
+
+    def receive_now(self) -> Event | None:
+        """What `receive()` would give without blocking: an event that is here already."""
+        if self._reading.locked() or not (self._connect_due or self._websocket.events):
+            return None
+        return self.receive()
+
     def _close_by_application(self, event: Event) -> None:
         if self._websocket.opening:
             # ASGI: "If this is sent before the socket is accepted, the server must close the

@@ -91,14 +91,31 @@ class Exchange:
 
         Raises `ApplicationError` for what HTTP cannot carry, `Disconnected` when the peer is gone.
         """
+        if not self.begin_send(event):
+            self.finish_send()
+
+    def begin_send(self, event: Event) -> bool:
+        """`send` as far as it goes without blocking; False when `finish_send()` is due."""
         if self._over:
             raise Disconnected("the application has returned: its response is over")
-        response = self.response
-        data = response.encode(event)
-        if data:
-            self.stream.write(data)
-        if response.complete:
+        data = self.response.encode(event)
+        if data and not self.stream.begin_write(data):
+            return False
+        if self.response.complete:
             self._wake_reader()
+        return True
+
+    def finish_send(self) -> None:
+        """Return when the kernel has taken what `begin_send()` has left."""
+        self.stream.finish_write()
+        if self.response.complete:
+            self._wake_reader()
+
+    def receive_now(self) -> Event | None:
+        """What `receive()` would give without blocking: a body that is here already."""
+        if self._reading.locked() or self.received or self._over or self._continue_due:
+            return None
+        return self._next_body() if self._parser.events else None
 
     # Reading.
 

@@ -174,15 +174,27 @@ class Stream:
         Raises `Disconnected` when the peer is gone. When the calling greenlet is killed the rest
         of `data` goes out before what is written next.
         """
+        if not self.begin_write(data):
+            self.finish_write()
+
+    def begin_write(self, data: bytes) -> bool:
+        """Write what the kernel takes at once; True when that is all, else `finish_write()` is due.
+
+        Never blocks. Raises `Disconnected` when the peer is gone.
+        """
         if self._broken:
             raise Disconnected("the peer has gone")
         rest: bytes | memoryview = data
         if not self._outgoing:  # nobody waits to write: the usual case
             sent = self._send(data)
             if sent == len(data):
-                return
+                return True
             rest = memoryview(data)[sent:]
         self._outgoing.append(rest)
+        return False
+
+    def finish_write(self) -> None:
+        """Return when the kernel has taken all that was begun. Raises `Disconnected`."""
         with self._writing_lock:
             self._flush()
 
