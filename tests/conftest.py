@@ -30,6 +30,14 @@ def needs(program: str) -> str:
     return found
 
 
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """A test database of this run's own, so that two runs do not meet in one."""
+    from django.db import connections
+
+    connections["default"].settings_dict["TEST"]["NAME"] = f"test_multichat_{os.getpid()}"
+
+
 class RedisServer:
     """A Redis or Valkey of a test's own, on a Unix socket; it can be killed and started again."""
 

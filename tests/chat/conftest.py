@@ -10,6 +10,7 @@ in pytest's own thread: in the database connection and the transaction of the te
 
 import inspect
 import json
+from typing import ClassVar
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -26,7 +27,15 @@ def pytest_pyfunc_call(pyfuncitem):
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = pyfuncitem._fixtureinfo.argnames
-    async_to_sync(pyfuncitem.obj)(**{name: pyfuncitem.funcargs[name] for name in names})
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+
+    async def test():
+        try:
+            await pyfuncitem.obj(**arguments)
+        finally:
+            await Browser.close_all()
+
+    async_to_sync(test)()
     return True
 
 
@@ -75,6 +84,16 @@ def den(db):
 class Browser(ApplicationCommunicator):
     """One page's WebSocket, of a user who is logged in (or of nobody: user=None)."""
 
+    opened: ClassVar[list["Browser"]] = []
+
+    @classmethod
+    async def close_all(cls):
+        """Let every consumer end before the loop does: a handler's coroutine would have none."""
+        while cls.opened:
+            browser = cls.opened.pop()
+            if browser.future is not None and not browser.future.done():
+                await browser.disconnect()
+
     def __init__(self, user, origin="http://localhost"):
         from multichat.asgi import application
 
@@ -87,6 +106,7 @@ class Browser(ApplicationCommunicator):
             )
         scope = {"type": "websocket", "path": "/chat/stream/", "query_string": b""}
         super().__init__(application, scope | {"headers": headers, "subprotocols": []})
+        self.opened.append(self)
 
     async def connect(self):
         """True if the socket was accepted, False if it was refused."""
