@@ -94,7 +94,7 @@ def socket_files(state: Path) -> list[Path]:
     made = [socket_directory(engine) for engine in engines]
     left = [file for directory in made for file in directory.iterdir()]
     for directory in made:
-        shutil.rmtree(directory)
+        shutil.rmtree(directory, ignore_errors=True)  # its keeper may be doing the same
     return left
 
 
