@@ -2,8 +2,9 @@
 
     CHANNEL_LAYERS = {"default": {"BACKEND": "gredis.GredisChannelLayer", "CONFIG": {"url": …}}}
 
-Read `names.py` first, then `messages.py`, `crossbar.py`, `carriers/redis.py`, `drivers/gevent.py`
-and `layer.py`.
+Read `names.py` first, then `messages.py`, `crossbar.py`, `carriers/redis.py` with its `scripts/`,
+`session.py`, `end.py`, `drivers/gevent.py` beside `drivers/asyncio.py`, and `layer.py`. The TCP
+carrier is in `carriers/tcp.py`, `hub.py` and `hub_server.py`; `python -m gredis` runs it.
 """
 
 from typing import Any

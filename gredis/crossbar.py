@@ -13,7 +13,7 @@ Read next: `carriers/redis.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gredis.messages import Kind, Letter
@@ -21,6 +21,8 @@ from gredis.names import Address, new_inbox, new_local
 
 Receiver = Callable[[bytes], None]
 Watcher = Callable[[str], None]
+LossWatcher = Callable[[int | None], None]
+Acknowledge = Callable[[Address, list[str]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Counters:
 
     received: int = 0
     delivered: int = 0
-    dropped: int = 0
+    dropped: int = 0  # nobody here was meant
+    lost: int = 0  # sent while the inbox was full; those that Redis has forgotten are not known
 
 
 @dataclass(slots=True)
@@ -51,7 +54,12 @@ class Queue:
 
 @dataclass(slots=True)
 class Crossbar:
-    """The receivers, groups and queues of one process."""
+    """The receivers, groups and queues of one process.
+
+    `sent` is, while letters are delivered, when the present one was sent: milliseconds of our
+    clock. `acknowledge` is called with the sender and the members reached when a letter
+    asks to be told as soon as they all have room for another (back-pressure).
+    """
 
     inbox: str = field(default_factory=new_inbox)
     counters: Counters = field(default_factory=Counters)
@@ -60,6 +68,9 @@ class Crossbar:
     _joined: dict[str, dict[str, None]] = field(default_factory=dict)
     _queues: dict[str, Queue] = field(default_factory=dict)
     _watchers: dict[str, dict[Watcher, None]] = field(default_factory=dict)
+    _loss_watchers: list[LossWatcher] = field(default_factory=list)
+    sent: int = 0
+    acknowledge: Acknowledge = lambda sender, members: None
 
     def add(self, receiver: Receiver, local: str | None = None) -> Address:
         """A new local, called with each body sent to its address or to its groups."""
@@ -70,6 +81,10 @@ class Crossbar:
     def has(self, local: str) -> bool:
         """Whether there is such a local."""
         return local in self._locals
+
+    def receiver(self, local: str) -> Receiver | None:
+        """The receiver of a local."""
+        return self._locals.get(local)
 
     def remove(self, local: str) -> list[str]:
         """Forget a local; the groups that have lost their last member here."""
@@ -142,33 +157,56 @@ class Crossbar:
         for watcher in self._watchers.pop(inbox, {}):
             watcher(inbox)
 
-    def announcement(self) -> Announcement:
-        """What to tell the other side after connecting, first and every time."""
-        queues = {name: queue.room for name, queue in self._queues.items()}
-        return Announcement(self.inbox, list(self._groups), queues)
+    def watch_losses(self, watcher: LossWatcher) -> None:
+        """Call `watcher` when letters for this process were lost: how many, None if unknown."""
+        self._loss_watchers.append(watcher)
 
-    def deliver(self, wire: bytes) -> None:
-        """Route one letter that has reached this process to its receivers."""
+    def lose(self, count: int | None) -> None:
+        """Letters for this process were lost on their way."""
+        self.counters.lost += count or 0
+        for watcher in self._loss_watchers:
+            watcher(count)
+
+    def announcement(self, ours: Callable[[str], bool] = lambda name: True) -> Announcement:
+        """What to tell the other side after connecting, first and every time.
+
+        `ours` says of a group's or a queue's name whether it belongs to that side, when there are
+        several.
+        """
+        queues = {name: queue.room for name, queue in self._queues.items() if ours(name)}
+        return Announcement(self.inbox, [group for group in self._groups if ours(group)], queues)
+
+    def deliver(self, wire: bytes, sent: int = 0) -> None:
+        """Route one letter that has reached this process, `sent` then, to its receivers."""
         letter = Letter.decode(wire)
         self.counters.received += 1
+        self.sent = sent
         if letter.kind is Kind.GONE:
             self.found_gone(letter.name)
-            return
-        if letter.kind is Kind.FLUSH:
+        elif letter.kind is Kind.FLUSH:
             self._groups.clear()
             self._joined.clear()
-            return
-        receivers = self._receivers(letter)
+        elif letter.kind is Kind.PATIENT:
+            sender, _, group = letter.name.partition(" ")
+            members = list(self._groups.get(group, ()))
+            self._hand_out(letter.body, self._present(members))
+            self.acknowledge(Address.parse(sender), members)
+        else:
+            self._hand_out(letter.body, self._receivers(letter))
+
+    def _hand_out(self, body: bytes, receivers: list[Receiver]) -> None:
         for receiver in receivers:
-            receiver(letter.body)
+            receiver(body)
         self.counters.delivered += len(receivers)
         if not receivers:
             self.counters.dropped += 1
 
+    def _present(self, members: Iterable[str]) -> list[Receiver]:
+        return [self._locals[local] for local in members if local in self._locals]
+
     def _receivers(self, letter: Letter) -> list[Receiver]:
         if letter.kind is Kind.MULTICAST:
-            members = self._groups.get(letter.name, ())
-            return [self._locals[local] for local in members if local in self._locals]
+            return self._present(self._groups.get(letter.name, ()))
         if letter.kind is Kind.ANYCAST:
             self.used(letter.name)
             queue = self._queues.get(letter.name)

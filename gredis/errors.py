@@ -5,6 +5,7 @@ GredisError
 ├── MessageTooLarge    a message above the limit of the crossbar
 ├── Unreachable        Redis did not answer within the patience of the caller
 ├── RedisRefused       Redis answered with an error (no memory, no permission, …)
+├── Sealed             an encrypted message that none of our keys opens
 ├── Closed             the crossbar of this process has been closed
 ├── Gone               the process that an address belongs to is no longer there
 └── Full               an inbox or a queue holds as many messages as it may
@@ -29,6 +30,10 @@ class Unreachable(GredisError, ConnectionError):
 
 class RedisRefused(GredisError):
     """Redis answered with an error: no memory left, no permission, …"""
+
+
+class Sealed(GredisError):
+    """A message that none of our keys opens, or one that is not encrypted where it should be."""
 
 
 class Closed(GredisError):

@@ -6,147 +6,231 @@ A channel name with "!" is an address and is sent to by unicast, any other is a 
 by anycast; a group is a group. What the contract says of each method is in Channels' specification:
 https://channels.readthedocs.io/en/latest/channel_layer_spec.html
 
-This file decides what a channel is: a bounded buffer of messages and those who wait for one. It
-leaves routing to `crossbar.py` and waiting to the driver.
+The driver is that of the running loop: on gevent all share the process's crossbar, on stock asyncio
+each loop has its own. So the layer works in any process, also in `async_to_sync(layer.group_send)`
+from a plain thread; a channel belongs to the loop it was made in.
 
-Read next: `thyme/relay.py`, the other user of the crossbar.
+Where we differ: only the process that made a channel may add it to groups; memberships end with
+their channel or process and not with time (`group_expiry`); a channel of another process that is
+full drops messages, counted there, while its sender sees `ChannelFull` only when its whole inbox is
+full.
+
+Read next: `channel.py`, then `thyme/relay.py`, the other user of the crossbar.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import logging
+import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
-from gevent.event import AsyncResult
 
-from gredis.drivers.gevent import GeventCrossbar, connect
-from gredis.errors import GredisError
-from gredis.messages import unpack
+from gredis.channel import Channel
+from gredis.encryption import Seal
+from gredis.end import PATIENCE, Urls
+from gredis.errors import GredisError, Sealed
+from gredis.messages import pack, unpack
 from gredis.names import SEPARATOR, Address
+from gredis.patience import Acknowledger, Told
+
+log = logging.getLogger("gredis")
 
 Message = dict[str, Any]
 
 RECEIVE_ROOM = 100
 """Messages of a shared channel that one process may hold before they wait in Redis instead."""
 
+WARNING_SECONDS = 10.0
+"""Between two warnings about dropped messages; each says how many there were."""
 
-class Channel:
-    """Messages that have come for one channel, and the calls of `receive` that wait for one."""
+LOSS = "messages.lost"
+"""Type of the event that says how many messages a channel has lost, with `announce_losses`."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.bodies: deque[bytes] = deque()
-        self.waiting: deque[asyncio.Future[bytes]] = deque()
-        self.notify: Callable[[], None] | None = None
 
-    def put(self, body: bytes) -> None:
-        """Take a message; dropped when the buffer is full (delivery is at most once)."""
-        if len(self.bodies) >= self.capacity:
-            return
-        self.bodies.append(body)
-        if self.notify is not None:
-            self.notify()
-        elif self.waiting:
-            loop = self.waiting[0].get_loop()
-            loop.call_soon_threadsafe(self._serve)
+class Desk:
+    """The channels that are received from on one crossbar; it ends with it."""
 
-    def _serve(self) -> None:
-        while self.waiting and self.bodies:
-            future = self.waiting.popleft()
-            if not future.done():
-                future.set_result(self.bodies.popleft())
+    def __init__(self, crossbar: Any) -> None:
+        self.crossbar = crossbar
+        self.channels: dict[str, Channel] = {}
+        self.connected = False
+        acknowledger = Acknowledger(crossbar.has_room, self._find)
+        crossbar.core.acknowledge = acknowledger
+        crossbar.core.watch_losses(self._lose)
 
-    async def get(self) -> bytes:
-        """The next message; a cancelled call takes none."""
-        if self.bodies and not self.waiting:
-            return self.bodies.popleft()
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.waiting.append(future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self.bodies.appendleft(future.result())
-            elif future in self.waiting:
-                self.waiting.remove(future)
-            raise
+    def _find(self, local: str) -> Channel | None:
+        receiver = self.crossbar.core.receiver(local)
+        channel = getattr(receiver, "__self__", None)
+        return channel if isinstance(channel, Channel) else None
+
+    def _lose(self, count: int | None) -> None:
+        for channel in self.channels.values():
+            channel.promised = 0
+            channel.lost += count or 0
+            channel.loss_unknown |= count is None
+            if channel.notify is not None:
+                channel.notify()
 
 
 class GredisChannelLayer(BaseChannelLayer):
-    """Channels' channel layer on the crossbar of this process.
+    """Channels' channel layer on the crossbar of this process, or of this loop.
 
-    `url`: where Redis is; `prefix`: of all keys; `capacity`: messages of one channel that nobody
-    has received yet (`channel_capacity`: the same by pattern); `expiry` and `group_expiry` are
-    accepted for compatibility: memberships end with their process, not with time.
+    `url`: where Redis or the hub is, or several of them, see `location.py`; `prefix`: of all keys.
+    `capacity`: messages of one channel that nobody has received yet (`channel_capacity`: the same
+    by pattern); `expiry`: seconds after which a message that nobody has received is dropped.
+    `group_expiry` is accepted and has no effect: memberships end with their channel.
+    `symmetric_encryption_keys`: see `encryption.py`. `patience`: seconds that callers wait for a
+    Redis that is away, and patient senders for a full receiver. `patient`: whether `group_send`
+    waits for full receivers unless told otherwise. `announce_losses`: whether a consumer receives
+    {"type": "messages.lost", "count": number or None} when messages for it were lost.
     """
 
     extensions = ("groups", "flush")
 
     def __init__(
         self,
-        url: str = "redis://localhost:6379",
+        url: Urls = "redis://localhost:6379",
         prefix: str = "gredis",
         *,
         capacity: int = 100,
-        expiry: int = 60,
-        group_expiry: int = 86400,
+        expiry: float = 60,
+        group_expiry: float | None = 86400,
         channel_capacity: dict[Any, int] | None = None,
+        symmetric_encryption_keys: list[str | bytes] | tuple[()] = (),
+        patience: float = PATIENCE,
+        patient: bool = False,
+        announce_losses: bool = False,
     ) -> None:
         super().__init__(expiry=expiry, capacity=capacity)
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.group_expiry = group_expiry
         self.url = url
         self.prefix = prefix
-        self.channels: dict[str, Channel] = {}
+        self.patience = patience
+        self.patient = patient
+        self.announce_losses = announce_losses
+        self.dropped = 0
+        self._seal = Seal(symmetric_encryption_keys)
+        self._warned = (-WARNING_SECONDS, 0)
+        self._near: tuple[Callable[[], Any], Desk] | None = None
 
     @property
-    def crossbar(self) -> GeventCrossbar:
-        """The crossbar of this process, connected when first used."""
-        return connect(self.url, self.prefix)
+    def crossbar(self) -> Any:
+        """The crossbar of this process (on gevent), or of the running loop (on stock asyncio)."""
+        loop = _running_loop()
+        if loop is None or getattr(loop, "on_gevent", False):  # no loop: a greenlet of its own
+            from gredis.drivers import gevent as driver
+        else:
+            from gredis.drivers import asyncio as driver  # type: ignore[no-redef]
+        crossbar = driver.connect(self.url, self.prefix)
+        crossbar.patience = self.patience
+        crossbar.start()
+        return crossbar
+
+    def _desk(self) -> Desk:
+        """The desk of this process or loop; the last one asked for is at hand."""
+        loop = _running_loop()
+        near = self._near
+        if near is not None and near[0]() is loop and not near[1].crossbar.closed:
+            return near[1]
+        crossbar = self.crossbar
+        if crossbar.desk is None:
+            crossbar.desk = Desk(crossbar)
+        found: Desk = crossbar.desk
+        if loop is not None:
+            self._near = weakref.ref(loop), found
+        return found
+
+    # -- sending
 
     async def send(self, channel: str, message: Message) -> None:
         """Send a message to a channel; raises `ChannelFull`, and `TypeError` for a bad name."""
         self.require_valid_channel_name(channel)
-        _require_message(message)
+        body = self._pack(message)
         if SEPARATOR in channel:
-            await self._send_to_address(channel, message)
+            await self._send_to_address(channel, body)
             return
-        waiting = self.get_capacity(channel)
-        if await _reply(lambda: self.crossbar.anycast_soon(channel, message, waiting)) == b"FULL":
+        waiting, crossbar = self.get_capacity(channel), self.crossbar
+        reply = crossbar.post_any(channel, body, waiting, self.expiry)
+        if await crossbar.awaited(reply) == b"FULL":
             raise ChannelFull(f"channel {channel!r} holds {waiting} messages")
 
-    async def _send_to_address(self, channel: str, message: Message) -> None:
-        address = Address.parse(channel)
-        here = self.channels.get(channel)
-        if here is not None and len(here.bodies) >= here.capacity:
-            raise ChannelFull(f"channel {channel!r} holds {here.capacity} messages")
-        reply = await _reply(lambda: self.crossbar.unicast_soon(address, message))
+    async def _send_to_address(self, channel: str, body: bytes) -> None:
+        desk, address = self._desk(), Address.parse(channel)
+        here = desk.channels.get(channel)
+        if here is not None:
+            if here.full:
+                raise ChannelFull(f"channel {channel!r} holds {here.capacity} messages")
+            here.promised += 1  # the next sender must count this one, too
+        try:
+            reply = await desk.crossbar.awaited(desk.crossbar.post(address, body))
+        except GredisError:
+            if here is not None:
+                here.promised = max(0, here.promised - 1)
+            raise
         if reply == b"FULL":
             raise ChannelFull(f"the inbox of {channel!r} is full")
 
+    def _pack(self, message: Message) -> bytes:
+        if not isinstance(message, dict):
+            raise TypeError(f"got a message of type {type(message).__name__}, expected a dict")
+        return self._seal.seal(pack(message))
+
+    # -- receiving
+
     async def receive(self, channel: str) -> Message:
         """The next message of a channel; waits for it."""
-        self.require_valid_channel_name(channel)
-        found = self.channels.get(channel)
+        desk = self._desk()
+        found = desk.channels.get(channel)
         if found is None:
-            found = self._open(channel)
+            self.require_valid_channel_name(channel)
+            found = self._open(desk, channel)
             if SEPARATOR not in channel:
-                await _reply(lambda: self.crossbar.take(channel, found.put, RECEIVE_ROOM))
+                taken = desk.crossbar.take(channel, self._taker(desk, found), RECEIVE_ROOM)
+                await desk.crossbar.awaited(taken)
+        while True:
+            if (lost := self._losses(found)) is not None:
+                return lost
+            try:
+                body = await found.get()
+            except asyncio.CancelledError:
+                # A consumer that ends cancels its receive: with this its channel has ended, too.
+                if SEPARATOR in channel and not found.bodies and not found.waiting:
+                    self._close(desk, channel)
+                raise
+            if SEPARATOR not in channel:
+                desk.crossbar.give_back(channel)
+            if (message := self._unpack(body)) is not None:
+                return message
+
+    def _taker(self, desk: Desk, channel: Channel) -> Callable[[bytes], None]:
+        """The receiver of a shared channel: what it drops makes room for another, too."""
+
+        def on_drop(name: str) -> None:
+            self._count_drop(name)
+            desk.crossbar.give_back(name)
+
+        channel.on_drop = on_drop
+        return channel.put
+
+    def _unpack(self, body: bytes) -> Message | None:
         try:
-            body = await found.get()
-        except asyncio.CancelledError:
-            # A consumer that ends cancels its receive: with this its channel has ended, too.
-            if SEPARATOR in channel and not found.bodies and not found.waiting:
-                self._close(channel)
-            raise
-        if SEPARATOR not in channel:
-            self.crossbar.give_back(channel)
-        message: Message = unpack(body)
+            message: Message = unpack(self._seal.open(body))
+        except Sealed as error:
+            self._count_drop(str(error))
+            return None
         return message
+
+    def _losses(self, channel: Channel) -> Message | None:
+        """The event that says what the channel has lost, when there is something to say."""
+        if not self.announce_losses or not (channel.lost or channel.loss_unknown):
+            return None
+        return {"type": LOSS, "count": channel.losses()}
 
     def listen(self, channel: str, notify: Callable[[], None]) -> Callable[[], Message | None]:
         """Receive without coroutines: `notify` is called, and must not block, when messages come.
@@ -154,107 +238,130 @@ class GredisChannelLayer(BaseChannelLayer):
         What is returned gives the next message, or None when there is none at the moment. An
         extension of ours, for a channel of this process that nobody calls `receive` for.
         """
-        found = self.channels[channel]
+        found = self._desk().channels[channel]
         found.notify = notify
 
         def next_message() -> Message | None:
-            return unpack(found.bodies.popleft()) if found.bodies else None
+            if (lost := self._losses(found)) is not None:
+                return lost
+            while (body := found.take()) is not None:
+                if (message := self._unpack(body)) is not None:
+                    return message
+            return None
 
         return next_message
 
     def unlisten(self, channel: str) -> None:
         """The channel has ended."""
-        self._close(channel)
+        self._close(self._desk(), channel)
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """The name of a new channel that only this process receives from."""
-        self.crossbar.open()
-        channel = f"{prefix}.{self.crossbar.core.add(_nobody)}"
-        self._open(channel)
+        desk = self._desk()
+        if not desk.connected:  # a process that cannot reach Redis says so with its first channel
+            for reply in desk.crossbar.hello():
+                await desk.crossbar.awaited(reply)
+            desk.connected = True
+        channel = f"{prefix}.{desk.crossbar.core.add(_nobody)}"
+        self._open(desk, channel)
         return channel
 
-    def _open(self, channel: str) -> Channel:
-        opened = self.channels[channel] = Channel(self.get_capacity(channel))
+    def _open(self, desk: Desk, channel: str) -> Channel:
+        opened = Channel(
+            channel, self.get_capacity(channel), self.expiry, desk.crossbar.core, self._count_drop
+        )
+        desk.channels[channel] = opened
         if SEPARATOR in channel:
-            self.crossbar.core.add(opened.put, Address.parse(channel).local)
+            desk.crossbar.core.add(opened.put, Address.parse(channel).local)
         return opened
 
-    def _close(self, channel: str) -> None:
-        self.channels.pop(channel, None)
-        self.crossbar.remove(Address.parse(channel).local)
+    def _close(self, desk: Desk, channel: str) -> None:
+        closed = desk.channels.pop(channel, None)
+        if closed is not None:
+            closed.release()
+        if not desk.crossbar.closed:
+            desk.crossbar.remove(Address.parse(channel).local)
+
+    def _count_drop(self, name: str) -> None:
+        """A message was dropped: count it, and say so now and then."""
+        self.dropped += 1
+        then, count = self._warned
+        now = time.monotonic()
+        if now - then >= WARNING_SECONDS:
+            log.warning("%d messages dropped, the last one by %s", self.dropped - count, name)
+            self._warned = (now, self.dropped)
 
     # -- groups
 
     async def group_add(self, group: str, channel: str) -> None:
         """Make a channel of this process a member of a group."""
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        address = self._here(channel)
-        await _reply(lambda: self.crossbar.join(group, address.local))
+        address, crossbar = self._member(group, channel)
+        await crossbar.awaited(crossbar.join(group, address.local))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """End a membership; no error when there is none."""
+        address, crossbar = self._member(group, channel)
+        await crossbar.awaited(crossbar.leave(group, address.local))
+
+    def _member(self, group: str, channel: str) -> tuple[Address, Any]:
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        address = self._here(channel)
-        await _reply(lambda: self.crossbar.leave(group, address.local))
-
-    def _here(self, channel: str) -> Address:
-        address = Address.parse(channel)
-        if address.inbox != self.crossbar.inbox:
+        address, crossbar = Address.parse(channel), self.crossbar
+        if address.inbox != crossbar.inbox:
             raise GredisError(
-                f"{channel!r} belongs to another process: only the process that made a channel "
-                "may add it to groups or take it out of them"
+                f"{channel!r} belongs to another process or loop: only where a channel was made "
+                "may it be added to groups or taken out of them"
             )
-        return address
+        return address, crossbar
 
-    async def group_send(self, group: str, message: Message) -> None:
-        """Send a message to all members; one that has no room drops it, as the contract says."""
+    async def group_send(self, group: str, message: Message, wait: bool | None = None) -> None:
+        """Send a message to all members.
+
+        A member that has no room drops it, as the contract says. With `wait` (None: as configured
+        by `patient`) this returns when all members have room for another one, so that a burst of
+        one sender arrives whole; raises `ChannelFull` when one has none for `patience` seconds.
+        """
         self.require_valid_group_name(group)
-        _require_message(message)
-        await _reply(lambda: self.crossbar.multicast_soon(group, message))
+        body, desk = self._pack(message), self._desk()
+        crossbar = desk.crossbar
+        if not (self.patient if wait is None else wait):
+            await crossbar.awaited(crossbar.post_all(group, body))
+            return
+        told = Told(crossbar.core, asyncio.get_running_loop())
+        try:
+            reply = await crossbar.awaited(crossbar.post_all(group, body, told.address))
+            reached, full, *absent = reply
+            if full or not await told.by(reached + full - len(absent), self.patience):
+                raise ChannelFull(f"a receiver of group {group!r} has had no room for too long")
+        finally:
+            told.close()
 
     # -- the rest of the contract
 
     async def flush(self) -> None:
         """Forget every group, channel and message, here and for everybody with this prefix."""
-        self.channels.clear()
-        await _reply(self.crossbar.flush)
+        desk = self._desk()
+        for name, channel in desk.channels.items():
+            channel.release()
+            if SEPARATOR not in name:
+                desk.crossbar.untake(name)
+        desk.channels.clear()
+        for reply in desk.crossbar.flush():
+            await desk.crossbar.awaited(reply)
 
     async def close(self) -> None:
-        """Close this process's end of the crossbar."""
-        self.crossbar.close()
+        """Close the crossbar of this process, or of this loop."""
+        closing = self.crossbar.close()
+        if closing is not None:
+            await closing
 
 
 def _nobody(body: bytes) -> None:
     """The receiver of a channel until it is opened."""
 
 
-def _require_message(message: Message) -> None:
-    if not isinstance(message, dict):
-        raise TypeError(f"got a message of type {type(message).__name__}, expected a dict")
-
-
-async def _reply(call: Callable[[], AsyncResult | None]) -> Any:
-    """What the crossbar answers to `call`, awaited on the running loop."""
-    loop = asyncio.get_running_loop()
-    if not getattr(loop, "on_gevent", False):
-        raise GredisError(
-            f"got a loop of type {type(loop).__name__}, expected one that runs on gevent: "
-            "call thyme.loop.install() first, in a process patched by gevent"
-        )
-    result = call()
-    if result is None:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
         return None
-    future: asyncio.Future[Any] = loop.create_future()
-    result.rawlink(lambda done: loop.call_soon_threadsafe(_settle, future, done))
-    return await future
-
-
-def _settle(future: asyncio.Future[Any], result: AsyncResult) -> None:
-    if future.done():
-        return
-    if result.successful():
-        future.set_result(result.value)
-    else:
-        future.set_exception(result.exception)

@@ -32,6 +32,7 @@ class Kind(Enum):
     UNICAST = b"u"  # name: the local
     ANYCAST = b"a"  # name: the queue
     MULTICAST = b"m"  # name: the group
+    PATIENT = b"p"  # name: the sender's address, a space, the group; say when all have room
     GONE = b"g"  # name: an inbox whose process has died; the body is empty
     FLUSH = b"f"  # forget all groups; no name, no body
 

@@ -50,8 +50,8 @@ class Address:
 
 
 def new_inbox() -> str:
-    """A name that no other process has (letters and digits)."""
-    return secrets.token_hex(INBOX_BYTES)
+    """A name that no other process has (12 letters, digits, "-" and "_")."""
+    return secrets.token_urlsafe(INBOX_BYTES)
 
 
 _numbers = itertools.count(1)

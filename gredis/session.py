@@ -1,19 +1,20 @@
-"""The session: what one process has asked of Redis, and what is still owed. No I/O.
+"""The session: what one process has asked of one host, and what is still owed. No I/O.
 
-Both drivers use it, so that policy stands in one place: which commands go out next, whose reply has
-come, what to send again after a connection was cut, who seems to be dead, from where to read on.
+Both drivers use it, so that policy stands in one place: which bytes go out next, whose reply has
+come, which letters are new, what to send again after a connection was cut, who seems to be dead.
 
-A driver does, for the connection for commands:
+A driver connects and then says so (`connected()`); hands over what it receives (`receive()`);
+writes `to_send()` whenever `wake` is called; and says that the connection is lost
+(`disconnected()`). What goes over the wire:
 
-1. connect, send `handshake()` one by one and read the answers; send `announce()`, read the answer
-   and give it to `announced()`;
-2. write `commands()` whenever there are some, and give each answer to `answered()` or `refused()`;
-3. when the connection is lost, begin again at 1.
+    handshake ►  announce ►  fetch ►  calls ►            ◄ replies, in order   ◄ letters, any time
 
-And for the connection of the inbox: send `read()`, give the answer to `received()`, send `trim()`
-when that says so; when the connection is lost, connect and go on.
+*Announce* says all that this process wants, each time. *Fetch* asks for letters that were missed;
+until they have come, pushed letters are ignored: they are among those. Letters are numbered, so
+none is delivered twice, and a gap says how many were lost because the inbox was full. Calls are
+numbered, too: what the other side says was carried out before the cut is not sent again.
 
-Read next: `drivers/gevent.py`.
+Read next: `end.py`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,14 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from gredis.carriers.redis import TRIM_AFTER, Command, RedisCarrier, entries
+from gredis.carriers.redis import ERROR, LETTER, Command, Incoming
 from gredis.crossbar import Crossbar
 from gredis.errors import GredisError, RedisRefused
+from gredis.messages import pack
 
 log = logging.getLogger("gredis")
-
-PATIENCE = 10.0
-"""Seconds a caller waits for Redis to come back before it is told that it has not."""
 
 PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2)
 """Seconds between attempts to connect again; the last one is repeated."""
@@ -38,26 +37,51 @@ PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2)
 GRACE = 0.5
 """Seconds a process may be cut off before it is taken for dead: more than it needs to come back."""
 
+FETCH_BATCH = 512
+"""Letters fetched at once: enough to catch up quickly, few enough to let others run in between."""
 
-class Reply(Protocol):
-    """Where a reply goes: gevent's `AsyncResult` and asyncio's `Future` both are one."""
+FETCH_BYTES = 1024 * 1024
+"""About so many bytes of letters are fetched at once, at least one letter."""
 
-    def done(self) -> bool:
-        """Whether it has one."""
+TRIM_AFTER = 256
+"""Letters seen before the other side is told to free them: one command for so many letters."""
 
-    def set_result(self, result: Any, /) -> None:
-        """Give it the reply."""
+UNKNOWN: dict[str, Any] = {"multicast": [0, 0], "anycast": b"WAITING", "take": 0}
+"""Replies to calls that were carried out although their real reply was lost; else OK."""
 
-    def set_exception(self, error: Any, /) -> None:
-        """Give it an error instead."""
+WRITE_BYTES = 256 * 1024
+"""Calls are gathered up to about so many bytes at once, so that the other side begins to answer."""
+
+
+TRANSIENT = ("LOADING", "READONLY", "MASTERDOWN", "NOSCRIPT")
+"""Errors of a Redis that has just been started, replaced or flushed: connect again and go on."""
+
+
+class Carrier(Protocol):
+    """What a wire needs to say; see `carriers/`."""
+
+    def handshake(self) -> list[Command]:
+        """What to send first."""
+
+    def answers(self, commands: list[Command]) -> int:
+        """How many answers the handshake has."""
+
+    def call(self, script: str, number: int, *arguments: Any) -> Command:
+        """One call."""
+
+    def encode(self, commands: list[Command]) -> bytes:
+        """Commands as bytes."""
+
+    def decoder(self) -> Any:
+        """An object whose `feed(bytes)` yields what has come."""
 
 
 class Call:
-    """One call of a script: its number, and where its reply goes."""
+    """One call: its number, and where its reply goes (nowhere, when it is the session's own)."""
 
     __slots__ = ("arguments", "number", "reply", "script")
 
-    def __init__(self, number: int, reply: Reply, script: str, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, number: int, reply: Any, script: str, arguments: tuple[Any, ...]) -> None:
         self.number = number
         self.reply = reply
         self.script = script
@@ -65,38 +89,55 @@ class Call:
 
     def settle(self, result: Any) -> None:
         """Hand over the reply, unless nobody waits for it any more."""
-        if not self.reply.done():
+        if self.reply is not None and not self.reply.done():
             self.reply.set_result(result)
 
     def fail(self, error: Exception) -> None:
         """Hand over an error."""
-        if not self.reply.done():
+        if self.reply is not None and not self.reply.done():
             self.reply.set_exception(error)
 
 
 class Session:
-    """The calls and the reading of one process.
+    """The calls and letters of one process, at one host.
 
-    `new_reply` makes the driver's kind of future; `suspect` is called with the inbox of a process
-    that seems to be dead: ask again (`confirm`) after `GRACE`.
+    `new_reply` makes the driver's kind of future; `wake` is called when there is something to
+    write; `suspect` with the inbox of a process that seems to be dead: `confirm` it after `GRACE`;
+    `ours` says of a name whether this host is in charge of it; `capacity` is that of an inbox;
+    `now` gives milliseconds of our clock.
     """
 
     def __init__(
         self,
         core: Crossbar,
-        carrier: RedisCarrier,
+        carrier: Carrier,
+        *,
         new_reply: Callable[[], Any],
+        wake: Callable[[], None],
         suspect: Callable[[str], None],
+        ours: Callable[[str], bool] = lambda name: True,
+        capacity: int = 10_000,
+        now: Callable[[], int] = lambda: 0,
     ) -> None:
         self.core = core
         self.carrier = carrier
+        self.ready = False
         self._new_reply = new_reply
+        self._wake = wake
         self._suspect = suspect
+        self._ours = ours
+        self._now = now
+        self._ahead = 0  # milliseconds that the other side's clock is ahead of ours
+        self._trim_after = max(1, min(TRIM_AFTER, capacity // 2))
         self._numbers = 0
         self._unsent: deque[Call] = deque()
         self._unanswered: deque[Call] = deque()
-        self._last = b"0-0"
+        self._greetings = 0
+        self._greeting = b""
+        self._decoder: Any = None
+        self._last = 0
         self._untrimmed = 0
+        self._catching_up = False
 
     # -- calls
 
@@ -105,95 +146,187 @@ class Session:
         self._numbers += 1
         reply = self._new_reply()
         self._unsent.append(Call(self._numbers, reply, script, arguments))
+        self._wake()
         return reply
 
-    def commands(self) -> list[Command]:
-        """What to write now: all calls that have gathered."""
-        calls = list(self._unsent)
-        self._unsent.clear()
-        self._unanswered.extend(calls)
-        return [self.carrier.call(call.script, call.number, *call.arguments) for call in calls]
+    def _call_ourselves(self, script: str, *arguments: Any) -> None:
+        """A call that nobody waits for and that a cut connection makes pointless."""
+        self._unsent.appendleft(Call(0, None, script, arguments))
 
-    def answered(self, reply: Any) -> None:
-        """A reply has come: it belongs to the oldest call without one."""
-        call = self._unanswered.popleft()
-        call.settle(reply)
-        if call.script == "unicast" and reply == b"ABSENT":
-            self._suspect(call.arguments[0])
-        elif call.script == "multicast":
-            for inbox in reply[2:]:
-                self._suspect(inbox.decode())
+    @property
+    def owes(self) -> bool:
+        """Whether somebody waits for a reply."""
+        return bool(self._unsent or self._unanswered)
 
-    def refused(self, error: Exception) -> None:
-        """An error has come instead of a reply."""
-        call = self._unanswered.popleft()
-        refusal = RedisRefused(f"Redis refused {call.script!r}: {error}")
-        refusal.__cause__ = error
-        call.fail(refusal)
+    def to_send(self) -> bytes:
+        """What to write now: the greeting, or calls that have gathered."""
+        if self._greeting or not self.ready:
+            greeting, self._greeting = self._greeting, b""
+            return greeting
+        pieces, size = [], 0
+        while self._unsent and size < WRITE_BYTES:
+            call = self._unsent.popleft()
+            self._unanswered.append(call)
+            command = self.carrier.call(call.script, call.number, *call.arguments)
+            pieces.append(self.carrier.encode([command]))
+            size += len(pieces[-1])
+        return b"".join(pieces)
 
     def fail_all(self, error: GredisError) -> None:
-        """End all waiting: there will be no replies."""
+        """End all waiting; replies that come later reach nobody."""
         for call in [*self._unanswered, *self._unsent]:
             call.fail(error)
-        self._unanswered.clear()
         self._unsent.clear()
 
-    # -- connecting
+    def confirm(self, inbox: str) -> None:
+        """Ask whether a suspect, `GRACE` seconds after it was one, is dead."""
+        self.call("confirm", inbox, int(900 * GRACE))  # clocks tick in milliseconds, timers do not
 
-    def handshake(self) -> Iterator[Command]:
-        """What to send first; the answer to SUBSCRIBE is a push, which redis-py sets aside."""
-        return self.carrier.handshake()
+    # -- the connection
 
-    def announce(self) -> Command:
-        """All that this process wants, to be sent after the handshake."""
-        return self.carrier.announce(self.core.announcement())
+    def connected(self) -> None:
+        """There is a connection: greet."""
+        commands = self.carrier.handshake()
+        self._greetings = self.carrier.answers(commands) + 1
+        self._decoder = self.carrier.decoder()
+        wanted = self.core.announcement(self._ours)
+        packed = pack({"groups": wanted.groups, "queues": wanted.queues})
+        commands.append(self.carrier.call("announce", 0, packed, self._last))
+        self._greeting = self.carrier.encode(commands)
+        self._catching_up = True
+        self._wake()
 
-    def announced(self, reply: Any) -> bool:
+    def disconnected(self) -> None:
+        """The connection is lost: nothing comes any more, nothing can be sent."""
+        self.ready = False
+        self._greeting = b""
+        self._decoder = None
+        self._unsent = deque(call for call in self._unsent if call.number)
+
+    def receive(self, received: bytes) -> None:
+        """Deal with bytes that have come.
+
+        Raises `RedisRefused` when the other side does not want us, and `ConnectionError` when it
+        is not ready at the moment: close the connection.
+        """
+        for incoming in self._decoder.feed(received):
+            if incoming[0] is ERROR and incoming[1].startswith(TRANSIENT):
+                raise ConnectionResetError(incoming[1])
+            if incoming[0] is LETTER:
+                if not self._catching_up:
+                    self._letter(*incoming[1])
+            elif self._greetings:
+                self._greeted(incoming)
+            else:
+                self._answered(incoming)
+        if self._untrimmed >= self._trim_after:
+            self._untrimmed = 0
+            self._call_ourselves("trim", self._last)
+            self._wake()
+
+    def _greeted(self, incoming: Incoming) -> None:
+        kind, value = incoming
+        if kind is ERROR:
+            raise RedisRefused(f"the other side of the crossbar refused to talk: {value}")
+        self._greetings -= 1
+        if not self._greetings:
+            self._announced(*value)
+
+    def _announced(self, forgotten: int, carried_out: int, clock: int, *absent: bytes) -> None:
         """Take up where the last connection ended.
 
-        Calls that Redis says were carried out are answered as well as can be known, the others go
-        out again. True when Redis did not know us any more: read the inbox from its beginning, by
-        connecting it again.
+        Calls that were carried out are answered as well as can be known, the others go out again.
         """
-        new, carried_out, *absent = reply
-        again = list(self._unanswered)
+        self._ahead = clock - self._now()
+        again = [
+            call for call in self._unanswered if call.number > carried_out and not call.reply.done()
+        ]
+        for call in self._unanswered:
+            if 0 < call.number <= carried_out:
+                call.settle(UNKNOWN.get(call.script, b"OK"))
         self._unanswered.clear()
-        for call in again:
-            if call.number <= carried_out:
-                call.settle([0, 0] if call.script == "multicast" else b"OK")
-        self._unsent.extendleft(call for call in reversed(again) if call.number > carried_out)
-        for queue in self.core.announcement().queues:  # something may wait there
-            self.call(*self.carrier.take(queue, 0))
+        self._unsent.extendleft(reversed(again))
+        for queue in self.core.announcement(self._ours).queues:  # something may wait there
+            self._call_ourselves("take", queue, 0, 1_000_000)
+        self._fetch()
+        self.ready = True
+        if forgotten:
+            log.warning("the other side of the crossbar had forgotten this process")
+            self.core.lose(None)
         for inbox in absent:
             self._suspect(inbox.decode())
-        forgotten = bool(new) and self._last != b"0-0"
-        if forgotten:
-            log.warning("Redis had forgotten this process: announced again")
-            self._last = b"0-0"
-        return forgotten
+        self._wake()
 
-    # -- the inbox
+    def _answered(self, incoming: Incoming) -> None:
+        """A reply has come: it belongs to the oldest call without one."""
+        kind, value = incoming
+        call = self._unanswered.popleft()
+        if kind is ERROR:
+            call.fail(RedisRefused(f"{call.script!r} was refused: {value}"))
+            return
+        if value == b"DONE":
+            call.settle(UNKNOWN.get(call.script, b"OK"))
+            return
+        call.settle(value)
+        follow_up = self._FOLLOW_UPS.get(call.script)
+        if follow_up is not None:
+            follow_up(self, call, value)
 
-    def read(self) -> Command:
-        """The read to send next; it blocks until a letter comes."""
-        return self.carrier.read(self._last)
+    def _after_unicast(self, call: Call, reply: Any) -> None:
+        if reply == b"ABSENT":
+            self._suspect(call.arguments[0])
 
-    def received(self, reply: Any) -> bool:
-        """Deliver what has come; True when it is time to `trim()`."""
-        batch = entries(reply)
-        for number, wire in batch:
-            self._last = number
-            try:
-                self.core.deliver(wire)
-            except Exception:
-                log.exception("a letter could not be delivered")
-        self._untrimmed += len(batch)
-        return self._untrimmed >= TRIM_AFTER
+    def _after_multicast(self, call: Call, reply: Any) -> None:
+        for inbox in reply[2:]:
+            self._suspect(inbox.decode())
 
-    def trim(self) -> Command:
-        """Free the letters that have been read."""
-        self._untrimmed = 0
-        return self.carrier.trim(self._last)
+    def _after_confirm(self, call: Call, reply: Any) -> None:
+        if reply == b"GONE":
+            self.core.found_gone(call.arguments[0])
+        elif reply == b"ABSENT":  # it was there for a moment in between
+            self._suspect(call.arguments[0])
+
+    # -- letters
+
+    def _fetch(self) -> None:
+        self._call_ourselves("fetch", self._last, FETCH_BATCH, FETCH_BYTES)
+
+    def _after_fetch(self, call: Call, reply: Any) -> None:
+        more, *letters = reply
+        for place in range(0, len(letters), 3):
+            self._letter(*letters[place : place + 3])
+        if more:
+            self._fetch()
+            self._wake()
+        else:
+            self._catching_up = False
+
+    def _after_trim(self, call: Call, reply: Any) -> None:
+        # Replies and letters come in one order: what has not come by now will not come.
+        if not self._catching_up and reply > self._last:
+            self.core.lose(reply - self._last)
+            self._last = reply
+
+    def _letter(self, number: int, sent: int, wire: bytes) -> None:
+        missing = number - self._last - 1
+        if missing < 0:
+            return
+        self._last = number
+        self._untrimmed += 1
+        if missing:
+            self.core.lose(missing)
+        try:
+            self.core.deliver(wire, sent - self._ahead)
+        except Exception:
+            log.exception("a letter could not be delivered")
+
+    _FOLLOW_UPS: ClassVar[dict[str, Callable[..., None]]] = {
+        "unicast": _after_unicast,
+        "multicast": _after_multicast,
+        "confirm": _after_confirm,
+        "fetch": _after_fetch,
+        "trim": _after_trim,
+    }
 
 
 def pauses() -> Iterator[float]:
@@ -201,9 +334,3 @@ def pauses() -> Iterator[float]:
     yield from PAUSES
     while True:
         yield PAUSES[-1]
-
-
-def shown(url: str) -> str:
-    """A URL without its password, for messages."""
-    head, at, tail = url.rpartition("@")
-    return f"{head.partition('://')[0]}://…@{tail}" if at else url

@@ -1,26 +1,27 @@
-"""The Redis carrier: the crossbar's verbs as Redis commands. No I/O here.
+"""The Redis carrier: the crossbar's verbs as Redis commands, and back. No I/O here.
 
 Every key that we use (`P` is the prefix, "gredis" unless configured):
 
     key              type    what                                               goes when
-    P:inbox:INBOX    stream  letters for one process, in field m                it departs; 60 s
-                                                                                after its death
+    P:inbox:INBOX    stream  letters for one process, in field m; ids are       it departs; 60 s
+                             NUMBER-MILLISECONDS, numbered without gaps         after its death
+    P:state:INBOX    hash    seq: number of its last letter; dropped: letters   with its inbox
+                             that found it full; call: number of its last
+                             call that was carried out; absent: since when,
+                             in milliseconds, it has not been seen
     P:entries:INBOX  set     "group:G", "queue:Q": where it is entered          with its inbox
-    P:sent:INBOX     string  number of its last call that was carried out       with its inbox
     P:known          set     inboxes of all processes                           empty
     P:group:G        set     inboxes of processes with members of G             empty
     P:queue:Q        zset    inboxes that take from Q; score: minus their room  empty
-    P:waiting:Q      list    letters for which nobody has room                  empty
+    P:waiting:Q      list    "MILLISECONDS LETTER" for which nobody has room    empty; expiry
 
-and one pub/sub channel, `P:here:INBOX`: nothing is ever published there, but a process is alive as
-long as it is subscribed.
+and one pub/sub channel, `P:here:INBOX`. A process is alive as long as it is subscribed to its own,
+and each letter is pushed there the moment it is stored: nobody reads, nobody polls, a letter costs
+one command in all. The stream is what makes pushes safe: after a cut connection a process fetches
+what it has missed, and the numbers tell what it has seen already.
 
-All changes are made by the scripts in `scripts/`, each one atomic and one command. An inbox is a
-stream, read from the last id seen: a connection that is cut in the middle repeats nothing and loses
-nothing. One blocking read of one key serves a process, whatever it has of sockets, channels and
-groups.
-
-Works with Redis 6.2 to 8 and Valkey. Read next: `drivers/gevent.py`.
+All changes are made by the scripts in `scripts/`, each one atomic and one command.
+Works with Redis 6.2 to 8 and Valkey. Read next: `session.py`.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias
 
-from gredis.crossbar import Announcement
-from gredis.messages import pack
+import hiredis
+
+from gredis.errors import GredisError
 
 Command: TypeAlias = tuple[Any, ...]
 
-READ_BATCH = 512
-"""Letters per read: enough to empty a burst quickly, few enough to let others run in between."""
+REPLY, ERROR, LETTER = "reply", "error", "letter"
+"""What comes over a wire: the answer to a call, in order; or a letter, whenever there is one."""
 
-TRIM_AFTER = 256
-"""Letters read before they are trimmed from the stream: one command for so many letters."""
+Incoming: TypeAlias = tuple[str, Any]
+"""One of them with its value; a letter's is (number, milliseconds, letter)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +71,39 @@ def scripts() -> dict[str, Script]:
 
 @dataclass(frozen=True, slots=True)
 class RedisCarrier:
-    """Says in Redis commands what one process wants.
-
-    `capacity`: letters an inbox holds at most; `waiting`: letters a queue holds at most.
-    """
+    """Says in Redis commands what one process wants."""
 
     inbox: str
     prefix: str = "gredis"
-    capacity: int = 10_000
-    waiting: int = 1_000
+    username: str | None = None
+    password: str | None = None
+    database: int = 0
+    client_name: str | None = None
 
-    def handshake(self) -> Iterator[Command]:
-        """What to send first on the connection for commands; each is answered once.
+    def handshake(self) -> list[Command]:
+        """What to send first; each but SUBSCRIBE, whose answer is a push, is answered once.
 
         The subscription comes before the announcement: who is announced must be there.
         """
-        yield ("SUBSCRIBE", self.here)
-        for script in scripts().values():
-            yield ("SCRIPT", "LOAD", script.text)
+        hello: Command = ("HELLO", 3)
+        if self.password is not None:
+            hello += ("AUTH", self.username or "default", self.password)
+        if self.client_name is not None:
+            hello += ("SETNAME", self.client_name)
+        commands: list[Command] = [hello]
+        if self.database:
+            commands.append(("SELECT", self.database))
+        loads = [("SCRIPT", "LOAD", script.text) for script in scripts().values()]
+        return [*commands, *loads, ("SUBSCRIBE", self.here)]
+
+    def answers(self, commands: list[Command]) -> int:
+        """How many answers these commands of the handshake have."""
+        return sum(command[0] != "SUBSCRIBE" for command in commands)
 
     @property
     def here(self) -> str:
         """The channel whose subscription says that this process lives."""
         return f"{self.prefix}:here:{self.inbox}"
-
-    @property
-    def stream(self) -> str:
-        """The key of this process's inbox."""
-        return f"{self.prefix}:inbox:{self.inbox}"
 
     def call(self, script: str, number: int, *arguments: Any) -> Command:
         """The command that runs a script as this process's call of that number (0: uncounted)."""
@@ -104,40 +111,36 @@ class RedisCarrier:
             "EVALSHA", scripts()[script].digest, 0, self.prefix, self.inbox, number, *arguments
         )  # fmt: skip
 
-    def announce(self, announcement: Announcement) -> Command:
-        """Everything this process wants, after connecting."""
-        wanted = {"groups": announcement.groups, "queues": announcement.queues}
-        return self.call("announce", 0, pack(wanted))
+    def encode(self, commands: list[Command]) -> bytes:
+        """Commands as they go over the wire."""
+        return b"".join(map(hiredis.pack_command, commands))
 
-    def unicast(self, inbox: str, wire: bytes) -> tuple[Any, ...]:
-        """Script and arguments that send a letter to one process."""
-        return ("unicast", inbox, wire, self.capacity)
-
-    def multicast(self, group: str, wire: bytes) -> tuple[Any, ...]:
-        """Script and arguments that send a letter to every process with members."""
-        return ("multicast", group, wire, self.capacity)
-
-    def anycast(self, queue: str, wire: bytes, waiting: int | None = None) -> tuple[Any, ...]:
-        """Script and arguments that send a letter to one taker of a queue."""
-        limit = self.waiting if waiting is None else waiting
-        return ("anycast", queue, wire, self.capacity, limit)
-
-    def take(self, queue: str, gained: int) -> tuple[Any, ...]:
-        """Script and arguments that say: room for `gained` more letters of a queue."""
-        return ("take", queue, gained, self.capacity)
-
-    def read(self, last: bytes) -> Command:
-        """The blocking read of the inbox, from the last id seen, for as long as it takes."""
-        return ("XREAD", "COUNT", READ_BATCH, "BLOCK", 0, "STREAMS", self.stream, last)
-
-    def trim(self, last: bytes) -> Command:
-        """Free what lies before the last id seen."""
-        return ("XTRIM", self.stream, "MINID", last)
+    def decoder(self) -> Decoder:
+        """What makes sense of the bytes of one connection."""
+        return Decoder()
 
 
-def entries(reply: Any) -> list[tuple[bytes, bytes]]:
-    """The (id, letter) pairs of a read's reply, in RESP3 (a map) or RESP2 (a list)."""
-    if not reply:
-        return []
-    streams = reply.items() if isinstance(reply, dict) else reply
-    return [(number, fields[1]) for _, found in streams for number, fields in found]
+class Decoder:
+    """The bytes of one connection (RESP3), taken apart."""
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader()
+
+    def feed(self, received: bytes) -> Iterator[Incoming]:
+        """What is complete with these bytes."""
+        self._reader.feed(received)
+        while (found := self._next()) is not False:
+            if isinstance(found, hiredis.PushNotification):
+                if found[0] == b"message":
+                    number, sent, wire = found[2].split(b" ", 2)
+                    yield LETTER, (int(number), int(sent), wire)
+            elif isinstance(found, hiredis.ReplyError):
+                yield ERROR, str(found)
+            else:
+                yield REPLY, found
+
+    def _next(self) -> Any:
+        try:
+            return self._reader.gets()
+        except hiredis.ProtocolError as error:
+            raise GredisError(f"this is not Redis, or it is broken: {error}") from error

@@ -6,7 +6,7 @@ https://channels.readthedocs.io/en/latest/channel_layer_spec.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,36 +14,19 @@ from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer
 
 from gredis import GredisChannelLayer
-from gredis.errors import GredisError
-from tests.conftest import running_redis
-from thyme.loop import HubLoop
-
-Run = Callable[[Awaitable[Any]], Any]
+from tests.contract.conftest import Run
 
 
-@pytest.fixture(params=["valkey", "redis", "in-memory"])
-def layer(request: pytest.FixtureRequest, run: Run) -> Iterator[Any]:
-    if request.param == "in-memory":
+@pytest.fixture
+def layer(url: str, run: Run) -> Iterator[Any]:
+    if not url:
         memory = InMemoryChannelLayer(capacity=3)
         memory.channel_capacity = memory.compile_capacities({"wide.*": 5})
         yield memory
         return
-    with running_redis(request.param) as server:
-        layer = GredisChannelLayer(server.url, capacity=3, channel_capacity={"wide.*": 5})
-        yield layer
-        run(layer.close())
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """Runs coroutines on one loop of ours, each for at most 10 s."""
-    with asyncio.Runner(loop_factory=HubLoop) as runner:
-
-        async def limited(coroutine: Awaitable[Any]) -> Any:
-            async with asyncio.timeout(10):
-                return await coroutine
-
-        yield lambda coroutine: runner.run(limited(coroutine))
+    layer = GredisChannelLayer(url, capacity=3, channel_capacity={"wide.*": 5})
+    yield layer
+    run(layer.close())
 
 
 async def nothing_comes(layer: Any, channel: str) -> bool:
@@ -191,9 +174,8 @@ def test_bad_names_are_refused(layer, run, name):
         run(layer.group_send(name, {"type": "t"}))
 
 
-def test_a_message_must_be_a_dictionary(run, redis_server):
-    layer = GredisChannelLayer(redis_server.url)
-    with pytest.raises(TypeError, match="expected a dict"):
+def test_a_message_must_be_a_dictionary(layer, run):
+    with pytest.raises((TypeError, AssertionError), match="dict"):
         run(layer.send("work", ["type"]))
 
 
@@ -209,8 +191,8 @@ def test_a_flush_forgets_groups_and_messages(layer, run):
     assert run(scenario())
 
 
-def test_300_sends_at_the_same_time_all_succeed(run, redis_server):
-    layer = GredisChannelLayer(redis_server.url, capacity=1000)
+def test_300_sends_at_the_same_time_all_succeed(url, run):
+    layer = GredisChannelLayer(url, capacity=1000) if url else InMemoryChannelLayer(capacity=1000)
 
     async def scenario():
         channel = await layer.new_channel()
@@ -221,12 +203,3 @@ def test_300_sends_at_the_same_time_all_succeed(run, redis_server):
 
     assert run(scenario()) == list(range(300))
     run(layer.close())
-
-
-def test_a_loop_that_is_not_on_gevent_is_refused_with_what_to_do(redis_server):
-    layer = GredisChannelLayer(redis_server.url)
-    with (
-        asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
-        pytest.raises(GredisError, match=r"thyme\.loop\.install"),
-    ):
-        runner.run(layer.send("work", {"type": "t"}))

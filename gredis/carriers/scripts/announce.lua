@@ -1,9 +1,12 @@
 -- announce: all that this process wants, at its start and after each loss of the connection.
 --   ARGV[4] groups and queues, MessagePack: {groups = {name, …}, queues = {name = room, …}}
---   reply   {1 when Redis did not know this process (it is new, or Redis has been restarted),
---            number of the last call that was carried out, inboxes of absent processes …}
-local inbox, wanted = key('inbox', me), cmsgpack.unpack(ARGV[4])
-local fresh = redis.call('SADD', prefix .. ':known', me)
+--   ARGV[5] number of the last letter it has seen
+--   reply   {1 when Redis has forgotten letters of this process (it has been restarted, say),
+--            number of the last call that was carried out, milliseconds of Redis's clock,
+--            inboxes of absent processes …}
+local inbox, state, last = key('inbox', me), key('state', me), tonumber(ARGV[5])
+local wanted = cmsgpack.unpack(ARGV[4])
+redis.call('SADD', prefix .. ':known', me)
 for _, group in ipairs(wanted.groups) do
   redis.call('SADD', key('group', group), me)
   redis.call('SADD', key('entries', me), 'group:' .. group)
@@ -13,12 +16,25 @@ for queue, room in pairs(wanted.queues) do
   redis.call('ZADD', key('queue', queue), 'NX', -room, me)
   redis.call('SADD', key('entries', me), 'queue:' .. queue)
 end
-for _, kind in ipairs({'entries', 'inbox', 'sent'}) do
+for _, kind in ipairs({'entries', 'inbox', 'state'}) do
   redis.call('PERSIST', key(kind, me))
 end
-local reply = {fresh, tonumber(redis.call('GET', key('sent', me)) or 0)}
+redis.call('HDEL', state, 'absent')
+local forgotten = 0
+if tonumber(redis.call('HGET', state, 'seq') or 0) < last then
+  -- Redis counts from the beginning again: what has come since gets numbers that are new here.
+  forgotten = 1
+  local found = redis.call('XRANGE', inbox, '-', '+')
+  redis.call('DEL', inbox)
+  redis.call('HSET', state, 'seq', last)
+  for _, entry in ipairs(found) do
+    append(me, string.match(entry[1], '-(%d+)'), entry[2][2])
+  end
+end
+local reply = {forgotten, tonumber(redis.call('HGET', state, 'call') or 0), tonumber(now())}
 for _, other in ipairs(redis.call('SMEMBERS', prefix .. ':known')) do
   if not present(other) then
+    miss(other)
     reply[#reply + 1] = other
   end
 end

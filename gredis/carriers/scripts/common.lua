@@ -11,28 +11,58 @@ local function key(kind, name)
   return prefix .. ':' .. kind .. ':' .. name
 end
 
+-- A call may come twice: the second time after a cut connection, while the first is still on its way
+-- in the old one. It is carried out once.
+if number ~= '0' then
+  local last = redis.call('HGET', key('state', me), 'call')
+  if last and tonumber(number) <= tonumber(last) then
+    return 'DONE'
+  end
+end
+
+local function now()  -- milliseconds
+  local time = redis.call('TIME')
+  return string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
+end
+
 -- A process is there as long as it is subscribed to the channel that is named like its inbox:
 -- Redis ends the subscription the moment the TCP connection dies.
 local function present(inbox)
   return redis.call('PUBSUB', 'NUMSUB', key('here', inbox))[2] > 0
 end
 
--- Letters are stored even while their process is absent, cut off for a moment perhaps: it finds them
--- when it is back. Whether it is dead is asked a little later (confirm.lua).
-local function store(inbox, letter, capacity)
-  local stream = key('inbox', inbox)
-  if redis.call('XLEN', stream) >= tonumber(capacity) then
-    return false
+-- It is absent: since when is noted, until it announces itself again (announce.lua).
+local function miss(inbox)
+  redis.call('HSETNX', key('state', inbox), 'absent', now())
+end
+
+-- Put a letter into an inbox and push it to its process; is there one?
+-- Letters of an inbox are numbered: who sees a gap knows how many were lost.
+local function append(inbox, sent, letter)
+  local seq = redis.call('HINCRBY', key('state', inbox), 'seq', 1)
+  redis.call('XADD', key('inbox', inbox), seq .. '-' .. sent, 'm', letter)
+  if redis.call('PUBLISH', key('here', inbox), seq .. ' ' .. sent .. ' ' .. letter) > 0 then
+    return true
   end
-  redis.call('XADD', stream, '*', 'm', letter)
+  miss(inbox)
   if redis.call('SISMEMBER', prefix .. ':known', inbox) == 0 then
-    redis.call('EXPIRE', stream, 60)
+    redis.call('EXPIRE', key('inbox', inbox), 60)
+    redis.call('EXPIRE', key('state', inbox), 60)
   end
-  return true
+  return false
+end
+
+-- Letters are stored even while their process is absent, cut off for a moment perhaps: it fetches
+-- them when it is back. Whether it is dead is asked a little later (confirm.lua).
+local function store(inbox, sent, letter, capacity)
+  if redis.call('XLEN', key('inbox', inbox)) >= tonumber(capacity) then
+    return 'FULL'
+  end
+  return append(inbox, sent, letter) and 'OK' or 'ABSENT'
 end
 
 -- Take a process out of everything it was entered in. Its letters are kept for a minute: should it
--- live after all, it finds them when it announces itself.
+-- live after all, it fetches them when it announces itself.
 local function bury(inbox)
   for _, entry in ipairs(redis.call('SMEMBERS', key('entries', inbox))) do
     if string.sub(entry, 1, 6) == 'group:' then
@@ -42,7 +72,7 @@ local function bury(inbox)
     end
   end
   redis.call('SREM', prefix .. ':known', inbox)
-  for _, kind in ipairs({'entries', 'inbox', 'sent'}) do
+  for _, kind in ipairs({'entries', 'inbox', 'state'}) do
     redis.call('EXPIRE', key(kind, inbox), 60)
   end
 end
@@ -50,7 +80,7 @@ end
 -- Remember the call, so that after a cut connection its sender knows whether it was carried out.
 local function done(reply)
   if number ~= '0' then
-    redis.call('SET', key('sent', me), number)
+    redis.call('HSET', key('state', me), 'call', number)
   end
   return reply
 end

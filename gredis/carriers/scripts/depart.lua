@@ -1,6 +1,6 @@
 -- depart: this process ends, and leaves nothing.
 bury(me)
-for _, kind in ipairs({'entries', 'inbox', 'sent'}) do
+for _, kind in ipairs({'entries', 'inbox', 'state'}) do
   redis.call('DEL', key(kind, me))
 end
 return 'OK'

@@ -6,6 +6,6 @@ for _, kind in ipairs({'group', 'waiting'}) do
 end
 for _, inbox in ipairs(redis.call('SMEMBERS', prefix .. ':known')) do
   redis.call('XTRIM', key('inbox', inbox), 'MAXLEN', 0)
-  redis.call('XADD', key('inbox', inbox), '*', 'm', 'f\0')
+  append(inbox, now(), 'f\0')
 end
 return done('OK')

@@ -1,11 +1,22 @@
 -- multicast: a letter for every process with members of a group, to each once.
 --   ARGV[4] group   ARGV[5] letter   ARGV[6] capacity of an inbox, letters
 --   reply   {processes reached, processes whose inbox was full, inboxes of absent processes …}
-local reply = {0, 0}
+local reply, sent = {0, 0}, now()
 for _, inbox in ipairs(redis.call('SMEMBERS', key('group', ARGV[4]))) do
-  local place = store(inbox, ARGV[5], ARGV[6]) and 1 or 2
-  reply[place] = reply[place] + 1
-  if not present(inbox) then
+  local stored = store(inbox, sent, ARGV[5], ARGV[6])
+  if stored == 'FULL' then
+    -- Its number is used up: the process sees the gap, and knows that a letter was lost.
+    redis.call('HINCRBY', key('state', inbox), 'seq', 1)
+    redis.call('HINCRBY', key('state', inbox), 'dropped', 1)
+    reply[2] = reply[2] + 1
+  else
+    reply[1] = reply[1] + 1
+  end
+  if stored == 'FULL' and not present(inbox) then
+    miss(inbox)
+    stored = 'ABSENT'
+  end
+  if stored == 'ABSENT' then
     reply[#reply + 1] = inbox
   end
 end

@@ -6,8 +6,12 @@ redis.call('ZINCRBY', takers, -tonumber(ARGV[5]), me)
 redis.call('SADD', key('entries', me), 'queue:' .. ARGV[4])
 local moved = 0
 while tonumber(redis.call('ZSCORE', takers, me)) < 0 do
-  local letter = redis.call('LINDEX', waiting, 0)
-  if not letter or not store(me, letter, ARGV[6]) then
+  local oldest = redis.call('LINDEX', waiting, 0)
+  if not oldest then
+    break
+  end
+  local sent, letter = string.match(oldest, '^(%d+) (.*)$')
+  if store(me, sent, letter, ARGV[6]) == 'FULL' then
     break
   end
   redis.call('LPOP', waiting)

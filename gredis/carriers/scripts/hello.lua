@@ -1,0 +1,3 @@
+-- hello: is anybody there?
+--   reply   OK
+return done('OK')

@@ -1,0 +1,203 @@
+"""What must hold when things break: nothing accepted is lost, and all works again at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+
+from gredis.drivers.asyncio import AsyncioLine
+from gredis.errors import GredisError, Unreachable
+from gredis.messages import unpack
+
+pytestmark = pytest.mark.parametrize(
+    "kind",
+    [(driver, place) for driver in ("gevent", "asyncio") for place in ("valkey", "redis", "hub")],
+    ids="-".join,
+)
+
+MESSAGES = 1_000
+KILLS = 200
+
+
+async def until(true: Any) -> None:
+    """Let others run until `true()`; the fixture `run` limits it."""
+    while not true():
+        await asyncio.sleep(0.001)
+
+
+def cut(server: Any, ends: list[Any]) -> int:
+    """Cut all connections, for Redis by CLIENT KILL; how many there were."""
+    if server.url.startswith("tcp"):
+        return sum(_cut_here(line) for end in ends for line in end.lines)
+    with redis.Redis.from_url(server.url) as looking_in:
+        return sum(
+            looking_in.client_kill_filter(_type=kind, skipme=True) for kind in ("normal", "pubsub")
+        )
+
+
+def _cut_here(line: Any) -> bool:
+    if isinstance(line, AsyncioLine):
+        if line._connection is not None:
+            line._connection.transport.abort()
+        return line._connection is not None
+    if line._socket is not None:
+        with suppress(OSError):
+            line._socket.shutdown(2)
+    return line._socket is not None
+
+
+def test_connections_killed_under_load_lose_and_repeat_nothing(server, end, run):
+    async def scenario():
+        sender, receiver = end(), end()
+        got: dict[str, list[int]] = {"unicast": [], "anycast": [], "multicast": []}
+        put = {name: lambda body, to=to: to.append(unpack(body)) for name, to in got.items()}
+        address = receiver.core.add(put["unicast"])
+        member = receiver.core.add(put["multicast"])
+        await receiver.awaited(receiver.join("room", member.local))
+
+        def taken(body: bytes) -> None:
+            put["anycast"](body)
+            receiver.give_back("work")
+
+        await receiver.awaited(receiver.take("work", taken, 5))
+        verbs = [
+            lambda n: sender.unicast_soon(address, n),
+            lambda n: sender.anycast_soon("work", n),
+            lambda n: sender.multicast_soon("room", n),
+        ]
+
+        async def send(verb: Any) -> None:
+            for number in range(MESSAGES):
+                await sender.awaited(verb(number))
+
+        sending = [asyncio.create_task(send(verb)) for verb in verbs]
+        killed = 0
+        while killed < KILLS or not all(task.done() for task in sending):
+            if all(one.lines[0].session.ready for one in (sender, receiver)):
+                killed += cut(server, [sender, receiver])  # else a slow machine never gets on
+            await asyncio.sleep(0.003)
+        await asyncio.gather(*sending)
+        await until(lambda: all(len(numbers) >= MESSAGES for numbers in got.values()))
+        return got, killed
+
+    got, killed = run(scenario())
+    assert killed >= KILLS
+    assert got["unicast"] == list(range(MESSAGES))
+    assert got["multicast"] == list(range(MESSAGES))
+    assert sorted(got["anycast"]) == list(range(MESSAGES))
+
+
+def test_groups_and_queues_work_within_a_second_after_a_restart_that_forgets_all(server, end, run):
+    async def scenario():
+        sender, member = end(), end()
+        got: list[Any] = []
+        lost: list[Any] = []
+        local = member.core.add(lambda body: got.append(unpack(body))).local
+        member.core.watch_losses(lost.append)
+        await member.awaited(member.join("room", local))
+        await member.awaited(member.take("work", lambda body: got.append(unpack(body)), 5))
+        for number in range(5):
+            await sender.awaited(sender.multicast_soon("room", number))
+        await until(lambda: len(got) == 5)
+        server.kill()
+        server.start()
+        back = time.monotonic()
+        while (await sender.awaited(sender.multicast_soon("room", "line")))[0] != 1:
+            await asyncio.sleep(0.01)
+        await until(lambda: "line" in got)
+        await sender.awaited(sender.anycast_soon("work", "job"))
+        await until(lambda: "job" in got)
+        return got, lost, time.monotonic() - back
+
+    got, lost, seconds = run(scenario())
+    assert got == [*range(5), "line", "job"]
+    assert lost == [None]
+    assert seconds < 1
+
+
+def test_callers_are_told_when_nobody_answers(server, end, run):
+    async def scenario():
+        impatient = end(patience=0.1)
+        await impatient.awaited(impatient.multicast_soon("room", "line"))
+        server.kill()
+        try:
+            with pytest.raises(Unreachable, match=r"no answer from .* for 0\.1 s"):
+                await impatient.awaited(impatient.multicast_soon("room", "line"))
+        finally:
+            server.start()
+        impatient.patience = 5
+        await impatient.awaited(impatient.multicast_soon("room", "line"))
+
+    run(scenario())
+
+
+def test_a_process_that_does_not_read_costs_a_bounded_inbox_and_sees_what_it_lost(end, run):
+    async def scenario():
+        sender, slow = end(capacity=20), end(capacity=20)
+        got: list[Any] = []
+        lost: list[Any] = []
+        local = slow.core.add(lambda body: got.append(unpack(body))).local
+        slow.core.watch_losses(lost.append)
+        await slow.awaited(slow.join("room", local))
+        deliver, held = slow.lines[0].session.receive, []
+        slow.lines[0].session.receive = held.append  # it is stuck
+        replies = [await sender.awaited(sender.multicast_soon("room", n)) for n in range(50)]
+        reply = await sender.awaited(sender.unicast_soon(slow.core.add(print), "x"))
+        slow.lines[0].session.receive = deliver
+        for received in held:
+            deliver(received)
+        await until(lambda: sum(lost) == 30)
+        await sender.awaited(sender.multicast_soon("room", "again"))
+        await until(lambda: "again" in got)
+        return replies, reply, got, lost, slow.core.counters.lost
+
+    replies, reply, got, _, counted = run(scenario())
+    assert [tuple(reply[:2]) for reply in replies] == [(1, 0)] * 20 + [(0, 1)] * 30
+    assert reply == b"FULL"
+    assert got == [*range(20), "again"]
+    assert counted == 30
+
+
+def test_processes_that_come_and_go_leave_nothing(server, end, run):
+    async def scenario():
+        watching = end()
+        await watching.awaited(watching.multicast_soon("room", "x"))
+        for number in range(30):
+            visitor = end()
+            local = visitor.core.add(print).local
+            await visitor.awaited(visitor.join(f"room-{number}", local))
+            await visitor.awaited(visitor.take(f"work-{number}", print, 1))
+            if number % 3:
+                if (closing := visitor.close()) is not None:
+                    await closing
+            else:
+                visitor._stop()  # as kill -9 does
+        last = end()
+        await last.awaited(last.unicast_soon(watching.core.add(print), "x"))
+        figures = [None]
+
+        async def only_the_living() -> bool:
+            figures[0] = (await asyncio.gather(*map(last.awaited, last.status())))[0]
+            return len(figures[0][0]) == 2 and not figures[0][1] and not figures[0][2]
+
+        while not await only_the_living():
+            await asyncio.sleep(0.01)
+        return {row[0].decode() for row in figures[0][0]}, {watching.inbox, last.inbox}
+
+    there, alive = run(scenario())
+    assert there == alive
+
+
+def test_an_answer_that_is_an_error_reaches_the_caller(end, run):
+    async def scenario():
+        one = end()
+        with pytest.raises(GredisError, match="refused"):
+            await one.awaited(one.lines[0].session.call("trim"))
+        return await one.awaited(one.multicast_soon("room", "line"))
+
+    assert run(scenario())[:2] == [0, 0]

@@ -1,0 +1,222 @@
+"""What our layer adds to the contract, or decides where it leaves a choice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from channels.exceptions import ChannelFull
+
+from gredis import GredisChannelLayer
+from gredis.drivers.asyncio import AsyncioCrossbar
+from gredis.drivers.gevent import GeventCrossbar
+from gredis.errors import GredisError, MessageTooLarge
+
+pytestmark = pytest.mark.parametrize(
+    "kind",
+    [(driver, place) for driver in ("gevent", "asyncio") for place in ("redis", "hub")],
+    ids="-".join,
+)
+
+
+@pytest.fixture
+def make(url, run):
+    """Makes layers; those with the same URL and prefix share a crossbar."""
+    made: list[GredisChannelLayer] = []
+
+    def make_one(**options: Any) -> GredisChannelLayer:
+        made.append(GredisChannelLayer(url, **options))
+        return made[-1]
+
+    yield make_one
+    for layer in made:
+        run(layer.close())
+
+
+def test_messages_older_than_expiry_are_dropped_when_received(make, run):
+    layer = make(expiry=0.05)
+
+    async def scenario():
+        channel = await layer.new_channel()
+        for to in (channel, "work"):
+            await layer.send(to, {"type": "old"})
+        await asyncio.sleep(0.06)
+        for to in (channel, "work"):
+            await layer.send(to, {"type": "new"})
+        return [(await layer.receive(to))["type"] for to in (channel, "work")]
+
+    assert run(scenario()) == ["new", "new"]
+
+
+def test_what_has_expired_no_longer_fills_a_shared_channel(make, run):
+    layer = make(expiry=0.05, capacity=2)
+
+    async def scenario():
+        for _ in range(3):
+            await layer.send("work", {"type": "old"})
+            await layer.send("work", {"type": "old"})
+            with pytest.raises(ChannelFull):
+                await layer.send("work", {"type": "old"})
+            await asyncio.sleep(0.06)
+
+    run(scenario())
+
+
+def test_sends_at_the_same_time_to_a_channel_of_this_process_never_exceed_its_capacity(make, run):
+    layer = make(capacity=10)
+
+    async def scenario():
+        channel = await layer.new_channel()
+        sends = [layer.send(channel, {"type": "t", "n": n}) for n in range(50)]
+        results = await asyncio.gather(*sends, return_exceptions=True)
+        accepted = [n for n, result in enumerate(results) if result is None]
+        got = [(await layer.receive(channel))["n"] for _ in accepted]
+        return accepted, got, results
+
+    accepted, got, results = run(scenario())
+    assert accepted == got == list(range(10))
+    assert {type(result) for result in results[10:]} == {ChannelFull}
+    assert layer.dropped == 0
+
+
+def test_drops_are_counted_and_warned_about_once_and_told_to_who_wants_to_know(make, run, caplog):
+    layer = make(capacity=2, announce_losses=True)
+
+    async def scenario():
+        slow, quick = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add("room", slow)
+        await layer.group_add("room", quick)
+        for number in range(5):
+            await layer.group_send("room", {"type": "t", "n": number})
+            await layer.receive(quick)
+        got = [await layer.receive(slow) for _ in range(3)]
+        await layer.group_send("room", {"type": "t", "n": 5})
+        return [*got, await layer.receive(slow)]
+
+    with caplog.at_level(logging.WARNING, "gredis"):
+        got = run(scenario())
+    assert got[0] == {"type": "messages.lost", "count": 3}
+    assert [message["n"] for message in got[1:]] == [0, 1, 5]
+    assert layer.dropped == 3
+    assert len(caplog.records) == 1
+
+
+def test_a_stuck_socket_does_not_fill_the_inbox_of_its_process(make, run):
+    layer = make(capacity=5)
+
+    async def scenario():
+        stuck, alive = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add("stuck", stuck)
+        for _ in range(500):
+            await layer.group_send("stuck", {"type": "t"})
+        await layer.send(alive, {"type": "alive"})
+        return await layer.receive(alive)
+
+    assert run(scenario()) == {"type": "alive"}
+    assert layer.dropped == 495
+
+
+def test_a_burst_arrives_whole_when_the_sender_is_willing_to_wait(make, run):
+    layer = make(capacity=10)
+    members, messages = 100, 1000
+
+    async def receive(channel: str) -> list[int]:
+        return [(await layer.receive(channel))["n"] for _ in range(messages)]
+
+    async def scenario():
+        channels = [await layer.new_channel() for _ in range(members)]
+        await asyncio.gather(*(layer.group_add("room", channel) for channel in channels))
+        receiving = [asyncio.create_task(receive(channel)) for channel in channels]
+        for number in range(messages):
+            await layer.group_send("room", {"type": "t", "n": number}, wait=True)
+        return await asyncio.gather(*receiving)
+
+    assert run(scenario()) == [list(range(messages))] * members
+    assert layer.dropped == 0
+
+
+def test_who_waits_for_a_stuck_member_is_told_after_its_patience(make, run):
+    layer = make(capacity=2, patience=0.1, patient=True)
+
+    async def scenario():
+        await layer.group_add("room", await layer.new_channel())
+        await layer.group_send("room", {"type": "t"})
+        with pytest.raises(ChannelFull, match="no room for too long"):
+            await layer.group_send("room", {"type": "t"})
+        await layer.group_send("nobody", {"type": "t"})
+
+    run(scenario())
+
+
+def test_only_who_has_a_key_can_read_and_keys_are_rotated(make, run, url, kind):
+    old = make(prefix="p", symmetric_encryption_keys=["old"])
+    both = make(prefix="p", symmetric_encryption_keys=["new", b"old"])
+    new = make(prefix="p", symmetric_encryption_keys=["new"])
+
+    async def scenario():
+        await old.send("work", {"type": "t", "secret": "sesame"})
+        first = await both.receive("work")
+        await both.send("work", {"type": "t", "secret": "open"})
+        await old.send("work", {"type": "unreadable"})
+        await new.send("work", {"type": "t", "secret": "last"})
+        return [first, await new.receive("work"), await new.receive("work")]
+
+    assert [message["secret"] for message in run(scenario())] == ["sesame", "open", "last"]
+    assert new.dropped == 1
+
+
+def test_nothing_readable_travels_when_there_are_keys(make, run):
+    layer = make(symmetric_encryption_keys=["key"])
+    assert b"sesame" not in layer._pack({"type": "t", "secret": "sesame"})
+    with pytest.raises(GredisError, match="expected a list of keys"):
+        make(symmetric_encryption_keys="key")
+
+
+def test_a_prefix_is_a_crossbar_of_its_own(make, run):
+    one, two = make(prefix="one"), make(prefix="two")
+
+    async def scenario():
+        await one.send("work", {"type": "for one"})
+        await two.send("work", {"type": "for two"})
+        return await two.receive("work"), await one.receive("work")
+
+    assert run(scenario()) == ({"type": "for two"}, {"type": "for one"})
+
+
+def test_a_message_above_the_limit_is_refused_and_a_large_one_arrives(make, run):
+    layer = make()
+
+    async def scenario():
+        with pytest.raises(MessageTooLarge, match="send it in parts"):
+            await layer.send("work", {"type": "t", "bytes": bytes(17_000_000)})
+        await layer.send("work", {"type": "t", "bytes": bytes(10_000_000)})
+        return len((await layer.receive("work"))["bytes"])
+
+    assert run(scenario()) == 10_000_000
+
+
+def test_the_driver_is_the_running_loops(make, run, kind):
+    layer = make()
+
+    async def crossbar():
+        return layer.crossbar
+
+    expected = GeventCrossbar if kind[0] == "gevent" else AsyncioCrossbar
+    assert isinstance(run(crossbar()), expected)
+
+
+def test_a_channel_whose_receive_was_cancelled_is_forgotten(make, run):
+    layer = make()
+
+    async def scenario():
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        receiving = asyncio.create_task(layer.receive(channel))
+        await asyncio.sleep(0)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        return layer.crossbar.core.wants("room"), layer.crossbar.desk.channels
+
+    assert run(scenario()) == (False, {})
