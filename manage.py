@@ -1,14 +1,14 @@
 #!/usr/bin/env python
 """Django's command line for the chat.
 
-`runworker2` runs on gevent, so it patches the standard library before anything else is
-imported; every other command is plain Django.
+`runworker2` and `runserver` run on gevent, so the standard library is patched before anything
+else is imported; every other command is plain Django.
 """
 
 import os
 import sys
 
-if sys.argv[1:2] == ["runworker2"]:
+if sys.argv[1:2] in (["runworker2"], ["runserver"]):
     from gevent import monkey
 
     monkey.patch_all()

@@ -7,6 +7,8 @@ What differs between machines comes from the environment:
     DJANGO_ALLOWED_HOSTS         names this site answers to, with commas; also the Origins whose
                                  WebSockets are let in. Loopback names otherwise
     DJANGO_HTTPS                 1 behind a proxy that ends TLS and sets X-Forwarded-Proto itself
+    DJANGO_HSTS_SECONDS          3600, with DJANGO_HTTPS: for how long browsers insist on it
+    DJANGO_HSTS_SUBDOMAINS       1 when that holds for all subdomains and for preload lists, too
     DJANGO_LOG_LEVEL             INFO
     REDIS_URL, DATABASE_URL      see addresses.py
     DATABASE_MAX_CONNECTIONS     20, per process (on gevent, see postgres/base.py)
@@ -55,6 +57,12 @@ if switched_on("DJANGO_HTTPS"):
     SECURE_SSL_REDIRECT = True
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
+    # Browsers come by HTTPS only, for so long after each visit. An hour can be undone; when all is
+    # well, DJANGO_HSTS_SECONDS=31536000 is a year.
+    SECURE_HSTS_SECONDS = int(os.environ.get("DJANGO_HSTS_SECONDS", "3600"))
+    # W005, W021: whether all subdomains speak HTTPS is the operator's to know, not ours to assume.
+    SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = switched_on("DJANGO_HSTS_SUBDOMAINS")
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

@@ -83,15 +83,15 @@ def esque(application: Any, *, stock: bool = False) -> EsqueApplication:
         from thyme import consumers
 
         consumers.install()
+    from thyme.bridge import adapt
+    from thyme.lifespan import with_lifespan
+
+    serve = None
     if not stock and "django" in sys.modules:
         from thyme import pages
 
-        short = pages.short_way(application)
-        if short is not None:
-            return short
-    from thyme.bridge import adapt
-
-    return adapt(application)
+        serve = pages.short_way(application)
+    return with_lifespan(serve or adapt(application), adapt(application))
 
 
 def is_asgi3(application: Any) -> bool:

@@ -38,6 +38,8 @@ class Child:
     first      how the line on its standard output begins that says it is ready
     directory  where it runs
     say        takes what a person should read, line by line
+    grace      seconds for it to end in order before it is killed
+    inherits   descriptors that it gets, under the same numbers
     """
 
     def __init__(
@@ -47,7 +49,12 @@ class Child:
         first: str,
         directory: Path,
         say: Callable[[str], None],
+        *,
+        grace: float = STOP_GRACE,
+        inherits: Sequence[int] = (),
     ) -> None:
+        self._grace = grace
+        self._inherits = inherits
         self.name = name
         self.command = command
         self._first = first
@@ -71,14 +78,14 @@ class Child:
         return str(line)
 
     def stop(self) -> None:
-        """Ask it to end, wait, kill it if it took longer than STOP_GRACE. It stays ended."""
+        """Ask it to end, wait, kill it if it took longer than its grace. It stays ended."""
         process, self._process = self._process, None
         self._greenlet.kill()
         if process is None:
             return
         process.terminate()
         try:
-            process.wait(STOP_GRACE)
+            process.wait(self._grace)
         except subprocess.TimeoutExpired:
             process.kill()
         self._finished(process)
@@ -105,6 +112,7 @@ class Child:
             cwd=self._directory,
             universal_newlines=True,
             start_new_session=True,
+            pass_fds=self._inherits,
         )
         self._process = process
         for line in process.stdout:

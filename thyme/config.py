@@ -52,6 +52,9 @@ LINGER_SECONDS = 2.0
 DRAIN_SECONDS = 10.0
 """For requests and WebSockets in progress when the server stops: Docker kills after 10 s."""
 
+PONG_SECONDS = 20.0
+"""For the answer to a ping, when pings are sent: slower is as good as gone. As `websockets`."""
+
 BACKLOG = 2048
 """Connections the kernel accepts for us; more than a burst of reconnecting browsers. As uvicorn."""
 
@@ -66,6 +69,21 @@ class Config:
     `port` 0 lets the system choose. `root_path` is ASGI's: where the application is mounted,
     without a slash at its end. `server_header` "" sends no Server field.
 
+    `binds`: where to listen (see `listeners.py`) instead of on `host` and `port`. `certificate`
+    and `private_key`: PEM files; with them TLS is spoken on every bind. `proxies`: addresses or
+    networks whose X-Forwarded-* fields are believed (see `proxies.py`).
+
+    `ping_seconds`: a WebSocket that has been silent for so long is pinged, and closed when nothing
+    comes for `pong_seconds` more. None: no pings, and no timer.
+
+    A slow client is one that does not read what is sent to it. By default the application's `send`
+    blocks for as long as that lasts, and memory stays flat. `slow_seconds`: that it may block;
+    then a WebSocket is closed with 1013 ("try again later") and a response is cut off.
+    `slow_bytes`: that are kept for a WebSocket's slow client, so that `send` does not block; over
+    that it is closed with 1013.
+
+    `access_log`: a line for each request, "common" or "json" (see `accesslog.py`).
+
     `compression` offers permessage-deflate (RFC 7692). It is off by default, as in Node's `ws`:
     a chat's short messages gain little and cost two to four times the CPU.
     """
@@ -75,6 +93,11 @@ class Config:
     root_path: str = ""
     server_header: str = "thyme"
     backlog: int = BACKLOG
+    binds: tuple[str, ...] = ()
+    certificate: str | None = None
+    private_key: str | None = None
+    proxies: tuple[str, ...] = ()
+    access_log: str | None = None
     head_bytes: int = HEAD_BYTES
     target_bytes: int = TARGET_BYTES
     header_fields: int = HEADER_FIELDS
@@ -85,4 +108,8 @@ class Config:
     close_seconds: float = CLOSE_SECONDS
     drain_seconds: float = DRAIN_SECONDS
     connections: int | None = None
+    ping_seconds: float | None = None
+    pong_seconds: float = PONG_SECONDS
+    slow_seconds: float | None = None
+    slow_bytes: int | None = None
     compression: bool = False

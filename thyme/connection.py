@@ -8,18 +8,27 @@ a WebSocket is lived through is `exchange.py`'s and `conversation.py`'s matter.
 from __future__ import annotations
 
 import logging
+from time import monotonic, time
 
-from gevent import Timeout
+from gevent import Timeout, sleep
 
+from thyme.accesslog import AccessLog, Visit
 from thyme.application import Disconnected, EsqueApplication
 from thyme.config import Config
 from thyme.conversation import Conversation
 from thyme.errors import ReadCancelled
 from thyme.exchange import Exchange
 from thyme.http11 import ParserEvent, Refusal, Request, RequestParser
+from thyme.proxies import Proxies
 from thyme.response import refusal_response
 from thyme.scope import Place, http_scope, websocket_scope
 from thyme.stream import Stream
+from thyme.tally import Tally
+
+NEWCOMER_SECONDS = 0.5
+"""For the first request of a new connection when the server stops: its peer is about to send it."""
+
+SERVER_ERROR = 500  # RFC 9110 15.6
 
 _LOGGER = logging.getLogger("thyme.server")
 
@@ -28,6 +37,7 @@ class Connection:
     """Call `run()` in the greenlet of the connection; `stop()` may come from any other."""
 
     __slots__ = (
+        "_access_log",
         "_application",
         "_config",
         "_conversation",
@@ -35,14 +45,27 @@ class Connection:
         "_parser",
         "_peer_sends",
         "_place",
+        "_proxies",
         "_stopping",
-        "_stream",
+        "_tally",
+        "stream",
     )
 
     def __init__(
-        self, stream: Stream, place: Place, application: EsqueApplication, config: Config
+        self,
+        stream: Stream,
+        place: Place,
+        application: EsqueApplication,
+        config: Config,
+        tally: Tally,
+        *,
+        access_log: AccessLog | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
-        self._stream = stream
+        self.stream = stream
+        self._tally = tally
+        self._access_log = access_log
+        self._proxies = proxies
         self._place = place
         self._application = application
         self._config = config
@@ -57,26 +80,37 @@ class Connection:
         try:
             while self._serve_next():
                 pass
-            if self._peer_sends and not self._stream.ended:
-                self._stream.linger()
+            if self._peer_sends and not self.stream.ended:
+                self.stream.linger()
         except Exception:  # a mistake of ours: the application's are dealt with where it is called
             _LOGGER.exception("a connection with %s failed", self._place.client)
         finally:
-            self._stream.close()
+            self.stream.close()
+
+    def count(self, tally: Tally) -> None:
+        """Add to `tally` what this connection has moved so far."""
+        tally.bytes_received += self.stream.received
+        tally.bytes_sent += self.stream.sent
+        if self._conversation is not None:
+            received, sent = self._conversation.messages
+            tally.messages_received += received
+            tally.messages_sent += sent
+            tally.slow_clients += self._conversation.given_up
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with `refusal`, whatever the peer asks for, and close. Instead of `run()`."""
         try:
             self._answer(refusal)
-            self._stream.linger()
+            self.stream.linger()
         finally:
-            self._stream.close()
+            self.stream.close()
 
     def stop(self) -> None:
         """Finish what is in progress, begin nothing new: `run()` will return.
 
         An idle connection ends at once, a request after its response, a WebSocket is closed with
-        1001. May block on a peer that does not read.
+        1001. A new connection has `NEWCOMER_SECONDS` to say what it has come for. May block on a
+        peer that does not read.
         """
         self._stopping = True
         if self._conversation is not None:
@@ -84,7 +118,10 @@ class Connection:
         elif self._exchange is not None:
             self._exchange.response.keep_alive = False
         else:
-            self._stream.cancel_read()
+            if not self.stream.received:
+                sleep(NEWCOMER_SECONDS)
+            if self._exchange is None and self._conversation is None:
+                self.stream.cancel_read()
 
     def _serve_next(self) -> bool:
         """Serve one request; whether another may follow."""
@@ -95,31 +132,59 @@ class Connection:
             return self._exchange_with(event)
         if isinstance(event, Refusal):
             self._peer_sends = True
+            self._tally.bad_requests += 1
             self._answer(event)
         return False
 
     def _exchange_with(self, request: Request) -> bool:
-        exchange = Exchange(self._stream, self._parser, request, self._config.server_header)
+        place = self._place
+        if self._proxies is not None:
+            place = self._proxies.seen_through(place, request.headers)
+        log = self._access_log
+        began = (self.stream.sent, monotonic()) if log is not None else None
+        exchange = Exchange(self.stream, self._parser, request, self._config.server_header)
         self._exchange = exchange
-        reusable = exchange.run(self._application, http_scope(request, self._place))
+        if self._stopping:
+            exchange.response.keep_alive = False
+        reusable = exchange.run(self._application, http_scope(request, place))
         self._exchange = None
+        tally = self._tally
+        tally.requests += 1
+        if exchange.status >= SERVER_ERROR:
+            tally.errors += 1
+        if log is not None and began is not None:
+            log.write(self._visit(place, request, exchange.status, *began))
         self._peer_sends = not exchange.received or bool(self._parser.events)
         return reusable and not self._stopping
 
     def _converse(self, request: Request) -> bool:
         leftover = self._parser.leftover
         del self._parser  # HTTP is over, and a WebSocket may live long
-        self._conversation = Conversation(self._stream, request, leftover, self._config)
-        self._conversation.run(self._application, websocket_scope(request, self._place))
-        self._peer_sends = self._conversation.peer_sends
+        place = self._place
+        if self._proxies is not None:
+            place = self._proxies.seen_through(place, request.headers)
+        began = self.stream.sent, monotonic()
+        conversation = Conversation(self.stream, request, leftover, self._config)
+        self._conversation = conversation
+        self._tally.websockets += 1
+        conversation.run(self._application, websocket_scope(request, place))
+        self._peer_sends = conversation.peer_sends
+        if self._access_log is not None:
+            self._access_log.write(self._visit(place, request, conversation.status, *began))
         return False
+
+    def _visit(self, place: Place, request: Request, status: int, sent: int, began: float) -> Visit:
+        seconds = monotonic() - began
+        return Visit(place, request, status, self.stream.sent - sent, seconds, time())
 
     def _next_head(self) -> ParserEvent | None:
         """A request, a refusal to answer with, or None when there is nothing to answer."""
         parser, config = self._parser, self._config
         if parser.events:
-            self._stream.work_done()  # pipelined: it was read with the one before
-        elif self._stopping or not self._feed(parser, config.keep_alive_seconds):
+            self.stream.work_done()  # pipelined: it was read with the one before
+        elif (self._stopping and self.stream.received) or not self._feed(
+            parser, config.keep_alive_seconds
+        ):
             return None
         if not parser.events:
             try:
@@ -139,11 +204,11 @@ class Connection:
         """Give the parser what the peer sends next; False when that is nothing."""
         try:
             if seconds is None:
-                data = self._stream.read()
+                data = self.stream.read()
             else:
                 data = b""
                 with Timeout(seconds, False):
-                    data = self._stream.read()
+                    data = self.stream.read()
         except ReadCancelled:
             return False
         if data:
@@ -152,6 +217,6 @@ class Connection:
 
     def _answer(self, refusal: Refusal) -> None:
         try:
-            self._stream.write(refusal_response(refusal, self._config.server_header))
+            self.stream.write(refusal_response(refusal, self._config.server_header))
         except Disconnected:
             pass

@@ -12,20 +12,25 @@ from __future__ import annotations
 
 import logging
 
+import gevent
 from gevent import Timeout
 from gevent.lock import Semaphore
 
 from thyme.application import Disconnected, EsqueApplication, Event, Scope
 from thyme.config import Config
 from thyme.errors import ApplicationError, ReadCancelled
+from thyme.heartbeat import Heartbeat
 from thyme.http11 import Header, Refusal, Request
 from thyme.response import Response, refusal_response
-from thyme.stream import Stream
+from thyme.stream import Stream, TooSlow
 from thyme.websocket import WebSocket
 
 _LOGGER = logging.getLogger("thyme.server")
 
 NORMAL, GOING_AWAY, INTERNAL_ERROR = 1000, 1001, 1011  # RFC 6455 7.4.1
+TRY_AGAIN_LATER = 1013  # IANA's registry of WebSocket close codes
+
+SWITCHING = 101  # RFC 9110 15.2.2
 
 _DENIED = Refusal(403, "the application refused this WebSocket")
 _FAILED = Refusal(500, "the application failed")
@@ -35,7 +40,18 @@ _STOPPING = Refusal(503, "the server stops")
 class Conversation:
     """Call `run()` once, after which the connection is to be closed."""
 
-    __slots__ = ("_config", "_connect_due", "_denial", "_reading", "_websocket", "stream")
+    __slots__ = (
+        "_config",
+        "_connect_due",
+        "_denial",
+        "_flushing",
+        "_heartbeat",
+        "_reading",
+        "_websocket",
+        "given_up",
+        "status",
+        "stream",
+    )
 
     def __init__(self, stream: Stream, request: Request, leftover: bytes, config: Config) -> None:
         self.stream = stream
@@ -45,6 +61,10 @@ class Conversation:
         self._connect_due = True
         self._denial: Response | None = None
         self._reading = Semaphore()
+        self._heartbeat: Heartbeat | None = None
+        self._flushing: gevent.Greenlet | None = None
+        self.given_up = False  # as a slow client
+        self.status = SWITCHING  # what the handshake was answered with, for the access log
 
     def run(self, application: EsqueApplication, scope: Scope) -> None:
         """Let the application converse. What it raises is logged, and closes with 1011."""
@@ -59,7 +79,18 @@ class Conversation:
         except Exception:
             _LOGGER.exception("WebSocket %s: the application failed", scope["path"])
             code, refusal = INTERNAL_ERROR, _FAILED
-        self._finish(code, refusal)
+        try:
+            self._finish(code, refusal)
+        finally:
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
+            if self._flushing is not None:
+                self._flushing.kill()
+
+    @property
+    def messages(self) -> tuple[int, int]:
+        """How many were received, and sent."""
+        return self._websocket.messages_received, self._websocket.messages_sent
 
     @property
     def peer_sends(self) -> bool:
@@ -106,10 +137,12 @@ class Conversation:
             if websocket.opening:
                 raise ApplicationError(f"got {kind!r}, expected 'websocket.accept' before it")
             websocket.send(event)
-            self.stream.write(websocket.data_to_send())
+            if not self._begin_write(websocket.data_to_send()):
+                self.finish_send()
         elif kind == "websocket.accept":
             websocket.accept(event)
             self._flush()
+            self._watch()
             self._wake_reader()  # from now on, frames are read
         elif kind == "websocket.close":
             self._close_by_application(event)
@@ -124,11 +157,15 @@ class Conversation:
         if websocket.opening or websocket.ended or websocket.closing:
             self.send(event)  # raises
         websocket.send(event)
-        return self.stream.begin_write(websocket.data_to_send())
+        return self._begin_write(websocket.data_to_send())
 
     def finish_send(self) -> None:
         """Return when the kernel has taken what `begin_send()` has left."""
-        self.stream.finish_write()
+        try:
+            self.stream.finish_write()
+        except TooSlow:
+            self._give_up()
+            raise
 
     def receive_now(self) -> Event | None:
         """What `receive()` would give without blocking: an event that is here already."""
@@ -152,6 +189,7 @@ class Conversation:
         if self._denial is None:
             self._denial = Response("GET", "1.1", False, self._config.server_header)
         data = self._denial.encode({**event, "type": event["type"].removeprefix("websocket.")})
+        self.status = event.get("status", self.status)
         if data:
             self.stream.write(data)
         if self._denial.complete:
@@ -212,11 +250,69 @@ class Conversation:
         if self._reading.locked():
             self.stream.cancel_read()
 
+    # Peers that do not read, and peers that do not answer.
+
+    def _begin_write(self, data: bytes) -> bool:
+        """As `Stream.begin_write`; what is over may be kept for a while (`Config.slow_bytes`)."""
+        if self.stream.begin_write(data):
+            return True
+        kept = self._config.slow_bytes
+        if kept is None:
+            return False
+        if self.stream.unsent > kept:
+            self._give_up()
+            raise TooSlow(f"the peer has left more than {kept} bytes unread")
+        if self._flushing is None or self._flushing.ready():
+            self._flushing = gevent.spawn(self._flush_behind)
+        return True
+
+    def _flush_behind(self) -> None:
+        try:
+            self.finish_send()
+        except Disconnected:
+            pass  # the next `send` will tell
+
+    def _give_up(self) -> None:
+        """Close with 1013 a peer that does not read; it has `close_seconds` to do so after all."""
+        self.given_up = True
+        self.stream.patience = None
+        self._fail(TRY_AGAIN_LATER, "too slow")
+        gevent.spawn_later(self._config.close_seconds, self.stream.close)
+
+    def _watch(self) -> None:
+        config = self._config
+        if config.ping_seconds is not None:
+            self._heartbeat = Heartbeat(
+                self.stream,
+                config.ping_seconds,
+                config.pong_seconds,
+                ping=self._ping,
+                lost=lambda: self._fail(INTERNAL_ERROR, "no answer to a ping"),
+                listening=self._reading.locked,
+            )
+
+    def _ping(self) -> None:
+        self._websocket.ping()
+        self._begin_flush()
+
+    def _fail(self, code: int, reason: str) -> None:
+        self._websocket.fail(code, reason)
+        self._begin_flush()
+        self._wake_reader()
+
+    def _begin_flush(self) -> None:
+        """Write without blocking: what the kernel does not take waits for the next writer."""
+        try:
+            self.stream.begin_write(self._websocket.data_to_send())
+        except Disconnected:
+            pass
+
     # The end.
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer the handshake with plain HTTP, once."""
         self._websocket.refused()
+        self.status = refusal.status
         if self._denial is not None and self._denial.begun:
             return  # the application's own answer has begun, and stays incomplete
         fields: tuple[Header, ...] = ()
@@ -233,7 +329,16 @@ class Conversation:
         if websocket.opening:
             self._refuse(refusal)
             return
+        if websocket.ended and self.stream.unsent:
+            self._finish_writing()  # 1013 is the last that it is told
         self._close(code, "")
         with self._reading:
             websocket.events.clear()
             self._wait_for_goodbye()
+
+    def _finish_writing(self) -> None:
+        try:
+            with Timeout(self._config.close_seconds, False):
+                self.stream.finish_write()
+        except Disconnected:
+            pass

@@ -11,17 +11,20 @@ The bytes themselves are made by `response.py` and read by `http11.py`; the sock
 from __future__ import annotations
 
 import logging
+import os
 
 from gevent.lock import Semaphore
 
 from thyme.application import Disconnected, EsqueApplication, Event, Scope
-from thyme.config import DRAIN_BYTES
-from thyme.errors import ReadCancelled
+from thyme.config import DRAIN_BYTES, READ_BYTES
+from thyme.errors import ApplicationError, ReadCancelled
 from thyme.http11 import END, Refusal, Request, RequestParser
-from thyme.response import CONTINUE, Response, refusal_response
+from thyme.response import BODY, CONTINUE, HINT, Response, refusal_response
 from thyme.stream import Stream
 
 _LOGGER = logging.getLogger("thyme.server")
+
+PATHSEND = "http.response.pathsend"
 
 _FAILED = Refusal(500, "the application failed")
 
@@ -33,6 +36,7 @@ class Exchange:
     """Whether the whole request has been read, or its rest will never come."""
     _over = False
     _refusal: Refusal | None = None
+    _answered = 0  # the status of our own answer, in place of the application's
 
     def __init__(
         self, stream: Stream, parser: RequestParser, request: Request, server_header: str
@@ -66,6 +70,11 @@ class Exchange:
             _LOGGER.exception("%s %s: the application failed", scope["method"], scope["path"])
         return self._finish()
 
+    @property
+    def status(self) -> int:
+        """What was answered."""
+        return self._answered or self.response.status
+
     # What the application calls.
 
     def receive(self) -> Event:
@@ -91,8 +100,26 @@ class Exchange:
 
         Raises `ApplicationError` for what HTTP cannot carry, `Disconnected` when the peer is gone.
         """
-        if not self.begin_send(event):
+        kind = event["type"]
+        if kind == PATHSEND:
+            self._send_file(event["path"])
+        elif kind == HINT:
+            self.stream.write(self.response.hint(event))
+        elif not self.begin_send(event):
             self.finish_send()
+
+    def _send_file(self, path: str) -> None:
+        """ASGI's extension "Path Send": the whole body is what the file at `path` holds now."""
+        if not os.path.isabs(path):
+            raise ApplicationError(f"got path {path!r}, expected an absolute one")
+        with open(path, "rb") as file:
+            missing = os.fstat(file.fileno()).st_size
+            self.response.expect_length(missing)
+            while missing > READ_BYTES and (piece := file.read(READ_BYTES)):
+                missing -= len(piece)
+                self.send({"type": BODY, "body": piece, "more_body": True})
+                self.stream.work_done()  # the disk blocks us all: others get a turn
+            self.send({"type": BODY, "body": file.read(missing)})
 
     def begin_send(self, event: Event) -> bool:
         """`send` as far as it goes without blocking; False when `finish_send()` is due."""
@@ -177,6 +204,7 @@ class Exchange:
         return response.keep_alive
 
     def _answer(self, refusal: Refusal) -> None:
+        self._answered = refusal.status
         try:
             self.stream.write(refusal_response(refusal, self._server_header))
         except Disconnected:

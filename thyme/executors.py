@@ -55,16 +55,25 @@ class SerialExecutor(Executor):
         return future
 
     def _work(self) -> None:
-        for future, call in iter(self._jobs.get, None):
-            _run(future, call)
+        try:
+            for future, call in iter(self._jobs.get, None):
+                _run(future, call)
+                del future, call  # the next job may be long in coming
+        finally:  # also when somebody kills this greenlet: nobody waits for it in vain
+            self._closed = True
+            self._cancel()
+
+    def _cancel(self) -> None:
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            if job is not None:
+                job[0].cancel()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Finish what is queued (or cancel it), then end the greenlet."""
         self._closed = True
-        while cancel_futures and not self._jobs.empty():
-            job = self._jobs.get()
-            if job is not None:
-                job[0].cancel()
+        if cancel_futures:
+            self._cancel()
         self._jobs.put(None)
         if wait and self._greenlet is not None:
             self._greenlet.join()

@@ -145,6 +145,7 @@ class RequestParser:
         """Take the next bytes of the peer; take what they mean from `events`."""
         if self._refused:
             return
+        rest: bytes | None = None
         was_in_head = self.in_head
         self._silence += len(data)
         try:
@@ -152,7 +153,7 @@ class RequestParser:
             if self._silence > self._patience:
                 self._check_silence(was_in_head)
         except HttpParserUpgrade as upgrade:
-            self._after_upgrade(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
         except HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, _Refused):
@@ -162,6 +163,8 @@ class RequestParser:
             self._end(Refusal(400, f"this is not HTTP/1.1: {error}"))
         except _Refused as refused:
             self._end(refused.refusal)
+        if rest is not None:  # out of the handler, which would be the context of further errors
+            self._after_upgrade(rest)
 
     def _end(self, refusal: Refusal) -> None:
         self._refused = True

@@ -1,13 +1,12 @@
-"""asyncio on the hub: a loop that lives in a greenlet and is "the running loop" there only.
+"""asyncio on the hub: a loop that is "the running loop" of its greenlet only.
 
 asyncio keeps *the running loop* per native thread, and all greenlets of a thread share it. So in a
 gevent process one running loop makes `asyncio.get_running_loop()` succeed in every other greenlet:
 Django's ORM raises `SynchronousOnlyOperation` there, `async_to_sync` refuses to run.
 
-The cure is small. A `HubLoop` runs in a `LoopGreenlet`. gevent calls a greenlet's `switch_out()`
-each time it yields to the hub, and its `switch()` or `throw()` to let it go on: on the way out we
-take the running loop away, on the way in we put it back. Other greenlets never see it, and pay
-nothing.
+The cure is small. gevent tells a greenlet when its turn ends, and lets it go on by a call; at
+these two points we take the running loop away and put it back. Other greenlets never see it, and
+pay nothing.
 
 This file decides who owns the running loop, and how the loop is woken. Waiting is `selector.py`'s
 business; which greenlet runs synchronous code is `executors.py`'s.
@@ -19,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import inspect
 import signal
 import sys
@@ -26,87 +26,79 @@ import warnings
 from asyncio import events, unix_events
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from typing import Any
 
 import gevent
-from gevent import monkey
+from gevent import getcurrent, monkey
 
 from thyme.executors import GreenletExecutor
 from thyme.selector import HubSelector
 
+State = tuple[asyncio.AbstractEventLoop | None, asyncio.Task[Any] | None, tuple[Any, ...], int]
+"""All that asyncio keeps per native thread: the running loop, its current task (from 3.14 on; it
+was kept per loop before), the hooks of asynchronous generators, and in debug mode how much of its
+origin a coroutine remembers."""
 
-# Up to 3.13 the current task is kept per loop and needs no care.
-_swap_current_task: Any = None
+_swap_task: Any = None
 if sys.version_info >= (3, 14):
-    _swap_current_task = asyncio.tasks._swap_current_task
+    _swap_task = asyncio.tasks._swap_current_task
 
 
-class ThreadState(NamedTuple):
-    """All that asyncio keeps per native thread, and so would show to every greenlet of it."""
-
-    loop: asyncio.AbstractEventLoop | None = None
-    task: asyncio.Task[Any] | None = None
-    generator_hooks: tuple[Any, ...] = (None, None)
-    origin_depth: int = 0
-
-    @classmethod
-    def take(cls) -> ThreadState:
-        """What is there now. From Python 3.14 on the current task is taken away: see `put`."""
-        loop, task = events._get_running_loop(), None
-        if loop is not None and _swap_current_task is not None:
-            task = _swap_current_task(loop, None)
-        depth = sys.get_coroutine_origin_tracking_depth()
-        return cls(loop, task, sys.get_asyncgen_hooks(), depth)
-
-    def put(self) -> None:
-        """Put it there; the current task has to be that of the loop, or none."""
-        events._set_running_loop(self.loop)
-        if self.task is not None:
-            _swap_current_task(self.loop, self.task)
-        sys.set_asyncgen_hooks(*self.generator_hooks)
-        sys.set_coroutine_origin_tracking_depth(self.origin_depth)
+def _take() -> State:
+    """The thread's state; its current task is taken away, else no other loop could set one."""
+    loop = events._get_running_loop()
+    task = _swap_task(loop, None) if _swap_task and loop else None
+    return loop, task, sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth()
 
 
-class LoopGreenlet(gevent.Greenlet):
-    """A greenlet in which one loop runs; its thread's state is asyncio's only while it runs.
+def _put(state: State) -> None:
+    loop, task, hooks, depth = state
+    events._set_running_loop(loop)
+    if task is not None:
+        _swap_task(loop, task)
+    sys.set_asyncgen_hooks(*hooks)
+    sys.set_coroutine_origin_tracking_depth(depth)
 
-    Other greenlets find the thread as they left it: usually without a running loop, and in a
-    Jupyter kernel, say, with the kernel's own.
+
+class Turns:
+    """The turns of one greenlet, while a loop runs in it: only they see the state of that loop.
+
+    gevent looks up a greenlet's `switch_out` each time it yields to the hub, and its `switch` or
+    `throw` to let it go on. Here the one greenlet gets its own. Others find the thread as they
+    left it: usually without a running loop; in a Jupyter kernel, say, with the kernel's.
     """
 
-    def __init__(self, run_loop: Callable[[], None]) -> None:
-        super().__init__()
-        self.run_loop = run_loop
-        self.error: BaseException | None = None
-        self.inside = self.outside = ThreadState()
+    def __init__(self) -> None:
+        self.greenlet: Any = getcurrent()
+        self.switch, self.throw = self.greenlet.switch, self.greenlet.throw
+        self.outside = _take()
+        self.inside: State | None = None  # kept here between two turns
 
-    def _run(self) -> None:
-        """Keeps the loop's error for `HubLoop.run_forever`, which raises it in its caller."""
-        try:
-            self.run_loop()
-        except BaseException as error:
-            self.error = error
-        finally:
-            self.outside.put()
+    def __enter__(self) -> None:
+        self.greenlet.switch, self.greenlet.throw = self._switch, self._throw
+        self.greenlet.switch_out = self._end
 
-    def switch(self, *args: Any) -> Any:
-        """Called by gevent to let this greenlet go on."""
-        self._enter()
-        return super().switch(*args)
+    def __exit__(self, *error: object) -> None:
+        del self.greenlet.switch, self.greenlet.throw, self.greenlet.switch_out
+        _put(self.outside)
 
-    def throw(self, *args: Any) -> Any:
-        """Called by gevent to raise an exception in this greenlet."""
-        self._enter()
-        return super().throw(*args)
+    def _switch(self, *args: Any) -> Any:
+        self._begin()
+        return self.switch(*args)
 
-    def _enter(self) -> None:
-        self.outside = ThreadState.take()
-        self.inside.put()
+    def _throw(self, *args: Any) -> Any:
+        self._begin()
+        return self.throw(*args)
 
-    def switch_out(self) -> None:
-        """Called by gevent each time this greenlet yields to the hub."""
-        self.inside = ThreadState.take()
-        self.outside.put()
+    def _begin(self) -> None:
+        if self.inside is not None:  # else a child of this greenlet returns to it, within its turn
+            self.outside = _take()
+            _put(self.inside)
+            self.inside = None
+
+    def _end(self) -> None:
+        self.inside = _take()
+        _put(self.outside)
 
 
 _Base: Any = asyncio.SelectorEventLoop  # of which we use parts that its type stubs leave out
@@ -122,35 +114,20 @@ class HubLoop(_Base):
     on_gevent = True
     """That waiting in this loop lets other greenlets run: gredis asks, to choose its driver."""
 
+    _default_executor: Executor | None
+
     def __init__(self) -> None:
         self._waiting = HubSelector()
         super().__init__(self._waiting)
 
     def run_forever(self) -> None:
-        """Run until `stop()`, in a greenlet of its own; the calling greenlet waits for it."""
+        """Run until `stop()`, in the calling greenlet; other greenlets run while it waits."""
         self._check_closed()
         self._check_running()
-        greenlet = LoopGreenlet(self._run)
-        greenlet.start()
-        try:
-            greenlet.join()
-        except BaseException as error:
-            # Something was thrown at the caller (a gevent.Timeout, a kill): the loop gets it, as
-            # if it had run here.
-            self.stop()
-            greenlet.kill(error)
-            raise
-        if greenlet.error is not None:
-            try:
-                raise greenlet.error
-            finally:
-                del greenlet  # it and the traceback of its error would hold each other
-
-    def _run(self) -> None:
-        self._check_running()  # again: another greenlet may have been first
         self._waiting.start()
         try:
-            super().run_forever()
+            with Turns():
+                super().run_forever()
         finally:
             self._waiting.stop()
 
@@ -175,10 +152,13 @@ class HubLoop(_Base):
         self._check_closed()
         try:
             signal.signal(sig, lambda number, frame: self._handle_signal(number))
-        except OSError as error:
-            raise RuntimeError(f"sig {sig} cannot be caught") from error
+            signal.siginterrupt(sig, False)
         except ValueError as error:  # not the main thread
             raise RuntimeError(str(error)) from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise RuntimeError(f"sig {sig} cannot be caught") from error
         self._signal_handlers[sig] = asyncio.Handle(callback, args, self, None)
 
     # What a patched process does otherwise: "threads" are greenlets, children are gevent's.
@@ -194,7 +174,7 @@ class HubLoop(_Base):
 
     async def _make_subprocess_transport(
         self, protocol: Any, *args: Any, extra: Any = None, **options: Any
-    ) -> asyncio.SubprocessTransport:
+    ) -> Any:
         """As asyncio's; in a patched process gevent says when the child has ended.
 
         `subprocess.Popen` is gevent's there, and libev collects every child of the process as soon
@@ -203,7 +183,7 @@ class HubLoop(_Base):
         if not patched("subprocess"):
             return await super()._make_subprocess_transport(protocol, *args, extra=extra, **options)
         started = self.create_future()
-        transport: Any = unix_events._UnixSubprocessTransport(
+        transport = unix_events._UnixSubprocessTransport(  # type: ignore[attr-defined]
             self, protocol, *args, waiter=started, extra=extra, **options
         )
         transport._proc.rawlink(lambda child: self._child_ended(child.returncode, transport))

@@ -78,6 +78,10 @@ class Relay:
         """The crossbar of this process."""
         return connect(self.url, self.prefix)
 
+    def close(self) -> None:
+        """Leave the crossbar; the server calls this when it has stopped."""
+        self.crossbar.close()
+
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the connection to a worker, and carry its events until it ends."""
         _Relayed(self.crossbar, scope, receive, send).run()

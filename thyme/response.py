@@ -48,6 +48,7 @@ _OURS: Final = frozenset(
 # What the application has to send next.
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
+HINT: Final = "http.response.early_hint"
 TRAILERS: Final = "http.response.trailers"
 NOTHING: Final = "nothing more: the response is complete"
 
@@ -65,7 +66,8 @@ class Response:
     """Encodes the events of one response. `encode()` each; then look at the attributes.
 
     `begun`: bytes were given out, so no other response can take its place. `complete`: nothing
-    may follow. `keep_alive`: the connection can be used again; may be set to False until `begun`.
+    may follow. `status`: as the application gave it, 0 before. `keep_alive`: the connection can be
+    used again; may be set to False until `begun`.
     """
 
     # One is made per request: what is usual is set once, here.
@@ -75,7 +77,7 @@ class Response:
     _framing = Framing.NONE
     _length: int | None = None
     _missing = 0
-    _status = 0
+    status = 0
     _has_trailers = False
     _has_date = False
     _has_server = False
@@ -101,6 +103,25 @@ class Response:
             return self._body(event)
         return self._start(event) if kind == START else self._trailers(event)
 
+    def hint(self, event: Event) -> bytes:
+        """The interim response that carries `http.response.early_hint` (RFC 8297: 103).
+
+        Raises `ApplicationError` when the response has begun or a link cannot be a field's value.
+        """
+        if self._awaited is not START:
+            raise ApplicationError(f"got {HINT!r}, expected {self._awaited!r}")
+        fields = checked([(b"link", link) for link in event.get("links", ())])
+        if self._http_version != "1.1":
+            # RFC 9110 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client."
+            return b""
+        lines = [b"%b: %b\r\n" % field for field in fields]
+        return b"".join([b"HTTP/1.1 103 Early Hints\r\n", *lines, b"\r\n"])
+
+    def expect_length(self, length: int) -> None:
+        """The body will be `length` bytes: what is sent without being told by the application."""
+        if self._awaited is BODY and not self.begun and self._length is None:
+            self._length = length
+
     # The head.
 
     def _start(self, event: Event) -> bytes:
@@ -120,7 +141,7 @@ class Response:
         except (TypeError, ValueError, AttributeError) as error:
             raise ApplicationError(f"headers: expected pairs of bytes: {error}") from error
         self._lines = lines
-        self._status = status
+        self.status = status
         if event.get("trailers"):
             self._has_trailers = True
         self._awaited = BODY
@@ -148,7 +169,7 @@ class Response:
         lines = self._lines
         if self._framing is Framing.CHUNKED:
             lines.append(b"transfer-encoding: chunked\r\n")
-        elif self._length is not None and self._status != NO_CONTENT:
+        elif self._length is not None and self.status != NO_CONTENT:
             # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response
             # with a status code of 1xx (Informational) or 204 (No Content)."
             lines.append(b"content-length: %d\r\n" % self._length)
@@ -165,10 +186,10 @@ class Response:
         return lines
 
     def _choose_framing(self, body: Body, more: bool) -> Framing:
-        if self._status == RESET_CONTENT:
+        if self.status == RESET_CONTENT:
             self._length = 0  # RFC 9110 15.3.6: "a server MUST NOT generate content in a 205"
         # RFC 9110 9.3.2: "the server MUST NOT send content in the response" to HEAD.
-        if self._method == "HEAD" or self._status in _WITHOUT_CONTENT:
+        if self._method == "HEAD" or self.status in _WITHOUT_CONTENT:
             return Framing.NONE
         if self._length is None and not (more or self._has_trailers):
             self._length = len(body)

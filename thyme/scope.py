@@ -17,24 +17,32 @@ Scope = dict[str, Any]
 ASGI_VERSION = "3.0"
 SPEC_VERSION = "2.5"
 
+HTTP_EXTENSIONS: dict[str, dict[str, Any]] = {
+    "http.response.trailers": {},
+    "http.response.early_hint": {},
+    "http.response.pathsend": {},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """What all requests of one connection share: who speaks, with whom, and where.
 
-    Addresses are (host, port), or None where there is none (a unix socket).
+    Addresses are (host, port), or None where there is none (a unix socket). `state` is what the
+    application's startup has left (`lifespan.py`), None when it has no startup.
     """
 
     client: tuple[str, int] | None
     server: tuple[str, int | None] | None
     root_path: str = ""
     secure: bool = False
+    state: dict[str, Any] | None = None
 
 
 def http_scope(request: Request, place: Place) -> Scope:
     """The scope of an HTTP request."""
     raw_path = request.path
-    return {
+    scope: Scope = {
         "type": "http",
         "asgi": {"version": ASGI_VERSION, "spec_version": SPEC_VERSION},
         "http_version": request.http_version,
@@ -47,8 +55,12 @@ def http_scope(request: Request, place: Place) -> Scope:
         "headers": request.headers,
         "client": place.client,
         "server": place.server,
-        "extensions": {"http.response.trailers": {}},
+        "extensions": dict(HTTP_EXTENSIONS),
     }
+    if place.state is not None:
+        # ASGI, lifespan: "the server will pass a shallow copy of the namespace".
+        scope["state"] = place.state.copy()
+    return scope
 
 
 def websocket_scope(request: Request, place: Place) -> Scope:

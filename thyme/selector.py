@@ -19,10 +19,17 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+import gevent.os
 from gevent import get_hub, monkey
 from gevent.hub import Waiter
 
 native_thread: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+
+CLOSING: dict[int, Any] = getattr(gevent.os, "_closing_fd_to_event", {})
+"""Descriptors that a patched `os.close()` will really close once the hub has asked the kernel.
+
+A hub that sleeps instead (gevent 26.9) never does, and who reads a pipe never sees its end.
+"""
 
 EITHER = selectors.EVENT_READ | selectors.EVENT_WRITE
 
@@ -92,6 +99,8 @@ class HubSelector(selectors._BaseSelectorImpl):
         self._waiter = waiter = Waiter(self._hub)
         timer = None
         try:
+            if CLOSING:
+                timeout = 0
             if timeout is not None:
                 # Also with 0: a timer comes after the hub has asked the kernel, while sleep(0)
                 # comes before, and would keep the others waiting for their descriptors.

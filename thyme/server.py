@@ -1,70 +1,108 @@
-"""The server: a listening socket, a greenlet per connection, and an orderly end.
+"""The server: listening sockets, a greenlet per connection, and an orderly end.
 
 gevent is used openly: nothing is patched, and a `Server` runs in whichever thread has called
 `start()`, on that thread's hub (a notebook's hub thread included). While nothing happens it makes
 no system call: there is no timer and nothing is polled.
 
-Read next: `connection.py`, what happens on one socket; `config.py`, what can be set.
+Read next: `connection.py`, what happens on one socket; `config.py`, what can be set;
+`listeners.py`, where it listens.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import gevent
-from gevent import monkey
 from gevent.event import Event
 from gevent.server import StreamServer
-from gevent.socket import socket as GeventSocket
 
+from thyme.accesslog import AccessLog
 from thyme.application import EsqueApplication
 from thyme.config import Config
 from thyme.connection import Connection
+from thyme.encryption import EncryptedSocket, server_context
+from thyme.errors import ReadCancelled
 from thyme.http11 import Refusal
+from thyme.listeners import listening, place_name, tcp_bind
+from thyme.proxies import Proxies
 from thyme.scope import Place
 from thyme.stream import Stream, plain_socket
+from thyme.tally import Tally
 
 KILL_SECONDS = 1.0
 """For killed greenlets to clean up, before `stop()` returns without them."""
 
 _FULL = Refusal(503, "too many connections")
 
+_LOGGER = logging.getLogger("thyme.server")
+
 
 class Server:
-    """Runs `application` for every request and WebSocket on one address.
+    """Runs `application` for every request and WebSocket on one address, or several.
 
     `start()`, then `serve_forever()` or anything else that lets the hub run; `stop()` from any
-    greenlet of the same hub.
+    greenlet of the same hub. `startup()` and `close()` of the application, if it has them, are
+    called by the two (see `lifespan.py`).
     """
 
     def __init__(self, application: EsqueApplication, config: Config | None = None) -> None:
         self._application = application
-        self._config = config or Config()
-        self._listener: StreamServer | None = None
+        self._config = config = config or Config()
+        self._listeners: list[StreamServer] = []
         self._connections: dict[Connection, gevent.Greenlet] = {}
         self._stopped = Event()
+        self._address: Any = None
+        self.places: list[str] = []  # where it listens, for people: http://127.0.0.1:8000, …
+        self._ended = Tally()
+        self._tls = None
+        if config.certificate is not None:
+            self._tls = server_context(config.certificate, config.private_key)
+        self._state: dict[str, Any] | None = None
+        self._access_log = AccessLog(config.access_log) if config.access_log else None
+        self._proxies = Proxies(config.proxies) if config.proxies else None
+        self.stopping = False
 
     def start(self) -> None:
-        """Bind and accept. Raises `OSError` when the address cannot be had."""
+        """Bind, let the application start, accept.
+
+        Raises `OSError` when an address cannot be had, `StartupFailed` when the application
+        cannot serve.
+        """
         config = self._config
-        listening = listening_socket(config.host, config.port, config.backlog)
-        listener = StreamServer(listening, self._serve)
-        listener.start()
-        self._listener = listener
+        binds = config.binds or (tcp_bind(config.host, config.port),)
+        listeners: list[StreamServer] = []
+        try:
+            for bind in binds:
+                listeners.append(StreamServer(listening(bind, config.backlog), self._serve))
+            startup = getattr(self._application, "startup", None)
+            self._state = startup() if startup is not None else None
+            for listener in listeners:
+                listener.start()
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        self._listeners = listeners
+        self._address = tuple(listeners[0].socket.getsockname()[:2])
+        self.places = [place_name(each.socket, secure=self._tls is not None) for each in listeners]
+        self.stopping = False
         self._stopped.clear()
 
     @property
-    def address(self) -> tuple[str, int]:
-        """(host, port) that it is bound to; the port is the real one also when 0 was asked for."""
-        if self._listener is None:
+    def address(self) -> Any:
+        """(host, port) of the first bind; the port is the real one also when 0 was asked for."""
+        if self._address is None:
             raise RuntimeError("the server has no address before start()")
-        host, port = self._listener.address[:2]
-        return host, port
+        return self._address
 
     def serve_forever(self) -> None:
         """Block until `stop()` has done its work. Starts the server if nobody has."""
-        if self._listener is None:
+        if not self._listeners:
             self.start()
         self._stopped.wait()
 
@@ -73,9 +111,12 @@ class Server:
 
         `drain_seconds`: how long the finishing may take (default: the configuration's).
         """
-        if self._listener is None:
+        if not self._listeners:
             return
-        self._listener.close()
+        first, self.stopping = not self.stopping, True
+        if first:
+            self._stop_listening()
+            gevent.sleep(0)  # those that were accepted just now begin
         connections = list(self._connections.items())
         # Each in a greenlet of its own: one that does not read must not hold up the others.
         farewells = [gevent.spawn(connection.stop) for connection, _ in connections]
@@ -83,7 +124,47 @@ class Server:
         seconds = self._config.drain_seconds if drain_seconds is None else drain_seconds
         gevent.joinall(greenlets, timeout=seconds)
         gevent.killall(farewells + list(self._connections.values()), timeout=KILL_SECONDS)
-        self._stopped.set()
+        if first:
+            self._close_application()
+            self._stopped.set()
+
+    def _stop_listening(self) -> None:
+        for listener, bind in zip(self._listeners, self._config.binds or ("",), strict=True):
+            listener.close()
+            if bind.startswith("unix:"):
+                with suppress(FileNotFoundError):
+                    os.unlink(bind.removeprefix("unix:"))
+
+    def _close_application(self) -> None:
+        close = getattr(self._application, "close", None)
+        if close is None:
+            return
+        try:
+            with gevent.Timeout(self._config.drain_seconds, False):
+                close()
+        except Exception:
+            _LOGGER.exception("the application's close() failed")
+
+    # What is going on.
+
+    def tally(self) -> Tally:
+        """What has been counted so far, open connections included."""
+        tally = replace(self._ended)
+        for connection in self._connections:
+            connection.count(tally)
+        return tally
+
+    @property
+    def open_connections(self) -> int:
+        """How many."""
+        return len(self._connections)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written to all peers and that the kernel has not taken."""
+        return sum(connection.stream.unsent for connection in self._connections)
+
+    # Connections.
 
     def _serve(self, accepted: Any, peer: Any) -> None:
         """The greenlet of one connection."""
@@ -93,43 +174,53 @@ class Server:
         except OSError:  # gone before it was served
             connected.close()
             return
-        connection = Connection(Stream(connected), place, self._application, self._config)
-        limit = self._config.connections
-        if limit is not None and len(self._connections) >= limit:
-            connection.refuse(_FULL)
+        config, tally = self._config, self._ended
+        tls = None if self._tls is None else EncryptedSocket(connected, self._tls)
+        stream = Stream(tls or connected, config.slow_seconds)
+        connection = Connection(
+            stream,
+            place,
+            self._application,
+            config,
+            tally,
+            access_log=self._access_log,
+            proxies=self._proxies,
+        )
+        tally.connections += 1
+        if config.connections is not None and len(self._connections) >= config.connections:
+            tally.refused += 1
+            if tls is None or self._handshake(stream):
+                connection.refuse(_FULL)
             return
         self._connections[connection] = gevent.getcurrent()
         try:
-            connection.run()
+            if tls is None or self._handshake(stream):
+                connection.run()
         finally:
             del self._connections[connection]
+            connection.count(tally)
+
+    def _handshake(self, stream: Stream) -> bool:
+        """Whether TLS was agreed upon in time; else the connection is closed."""
+        agreed = False
+        try:
+            with gevent.Timeout(self._config.head_seconds, False):
+                stream.handshake()
+                agreed = True
+        except (OSError, ReadCancelled) as error:
+            _LOGGER.debug("no TLS: %s", error)
+        finally:
+            if not agreed:
+                stream.close()
+        return agreed
 
     def _place(self, connected: socket.socket, peer: Any) -> Place:
-        root_path = self._config.root_path
+        config = self._config
+        secure = config.certificate is not None
         if connected.family not in (socket.AF_INET, socket.AF_INET6):
-            return Place(None, (str(connected.getsockname()), None), root_path)
+            name = (str(connected.getsockname()), None)
+            return Place(None, name, config.root_path, secure, self._state)
         # We write whole responses and frames: Nagle's algorithm would only hold them back.
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Place(tuple(peer[:2]), connected.getsockname()[:2], root_path)
-
-
-def listening_socket(host: str, port: int, backlog: int) -> Any:
-    """A gevent socket that listens on (host, port). Raises `OSError`.
-
-    `host` is an address, or a name that has one; the first one is taken. The look-up may block:
-    nobody is served yet, and gevent's own would start a thread.
-    """
-    look_up = monkey.get_original("socket", "getaddrinfo")
-    family, kind, protocol, _, address = look_up(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listening = GeventSocket(family, kind, protocol)
-    try:
-        # A server that starts again must not wait for connections of the one before to time out.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(backlog)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
+        ends = tuple(peer[:2]), connected.getsockname()[:2]
+        return Place(*ends, config.root_path, secure, self._state)

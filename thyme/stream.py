@@ -21,6 +21,7 @@ from gevent.lock import Semaphore
 
 from thyme.application import Disconnected
 from thyme.config import AHEAD_BYTES, LINGER_SECONDS, READ_BYTES, WORK_PER_TURN
+from thyme.encryption import EncryptedSocket
 from thyme.errors import ReadCancelled
 
 _READ, _WRITE = 1, 2  # gevent's io watchers: which events
@@ -40,10 +41,16 @@ def plain_socket(accepted: Any) -> socket.socket:
     return plain
 
 
+class TooSlow(Disconnected):
+    """The peer did not read what we wrote within `Stream.patience`."""
+
+
 class Stream:
     """The bytes of one connection, whose socket does not block. Belongs to the hub of its thread.
 
-    `ended`: the peer has ended its side (or the connection is gone).
+    `ended`: the peer has ended its side (or the connection is gone). `received`, `sent`: bytes so
+    far. `unsent`: bytes that were written and that the kernel has not taken. `patience`: seconds
+    that a `write` may wait for the peer to read; None: for ever, and no timer.
     """
 
     __slots__ = (
@@ -61,9 +68,15 @@ class Stream:
         "_writing",
         "_writing_lock",
         "ended",
+        "patience",
+        "received",
+        "sent",
+        "unsent",
     )
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(
+        self, connected: socket.socket | EncryptedSocket, patience: float | None = None
+    ) -> None:
         self._socket = connected
         self._hub: Any = get_hub()
         self._readable: Any = self._hub.loop.io(connected.fileno(), _READ)
@@ -78,6 +91,18 @@ class Stream:
         self._cancellations = 0
         self._broken = False
         self.ended = False
+        self.patience = patience
+        self.received = self.sent = self.unsent = 0
+
+    def handshake(self) -> None:
+        """TLS: return when both sides have agreed. Raises `OSError`. A plain socket has none."""
+        connected = self._socket
+        while isinstance(connected, EncryptedSocket):
+            try:
+                if connected.handshake():
+                    return
+            except BlockingIOError:
+                self._wait_readable()
 
     # Reading.
 
@@ -144,6 +169,7 @@ class Stream:
                 data = b""  # reset by the peer, or closed by us: no more bytes, like an end
             self._maybe_more = len(data) == READ_BYTES
             self.ended = not data
+            self.received += len(data)
             return data
         return b""
 
@@ -191,12 +217,25 @@ class Stream:
                 return True
             rest = memoryview(data)[sent:]
         self._outgoing.append(rest)
+        self.unsent += len(rest)
         return False
 
     def finish_write(self) -> None:
-        """Return when the kernel has taken all that was begun. Raises `Disconnected`."""
-        with self._writing_lock:
-            self._flush()
+        """Return when the kernel has taken all that was begun.
+
+        Raises `Disconnected`; after `patience` seconds `TooSlow`, which leaves the rest unsent.
+        """
+        if self.patience is None:
+            with self._writing_lock:
+                self._flush()
+            return
+        try:
+            with Timeout(self.patience) as limit, self._writing_lock:
+                self._flush()
+        except Timeout as expired:
+            if expired is not limit:
+                raise
+            raise TooSlow(f"the peer has not read for {self.patience} s") from None
 
     def _flush(self) -> None:
         outgoing = self._outgoing
@@ -204,6 +243,7 @@ class Stream:
             data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
             outgoing.clear()
             sent = self._send(data)
+            self.unsent -= sent
             if sent < len(data):
                 outgoing.insert(0, memoryview(data)[sent:])
                 self._wait_writable()
@@ -212,7 +252,9 @@ class Stream:
 
     def _send(self, data: bytes | memoryview) -> int:
         try:
-            return self._socket.send(data)
+            sent = self._socket.send(data)
+            self.sent += sent
+            return sent
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -253,6 +295,7 @@ class Stream:
         """Close the socket, and wake those who wait for it. Idempotent."""
         self._broken = self.ended = True
         self._outgoing.clear()
+        self.unsent = 0
         self.cancel_read()
         self._readable.close()
         if self._writable is not None:

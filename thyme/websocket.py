@@ -1,8 +1,9 @@
 """WebSocket: bytes and ASGI's websocket.* events, both ways. No I/O.
 
-Frames, masking, control frames, the closing handshake and permessage-deflate are the `websockets`
-library's (its sans-I/O `ServerProtocol`). Decided here: what makes a handshake good, how ASGI's
-events map to frames, that texts are UTF-8, and which code an ending has.
+Control frames, fragments, the closing handshake and permessage-deflate are the `websockets`
+library's (its sans-I/O `ServerProtocol`); the plain frames that most messages are, `frames.py`'s.
+Decided here: what makes a handshake good, how ASGI's events map to frames, that texts are UTF-8,
+and which code an ending has.
 
     receive_data(bytes), receive_eof()      then take from `events`, and send `data_to_send()`
     accept(), send(), close()               then send `data_to_send()`
@@ -25,8 +26,14 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # no compiler where it was installed
+    from websockets.utils import apply_mask
+
 from thyme.config import Config
 from thyme.errors import ApplicationError
+from thyme.frames import FIN_BINARY, FIN_TEXT, framed, head_at
 from thyme.http11 import Refusal, Request
 from thyme.response import checked
 
@@ -71,18 +78,27 @@ class WebSocket:
     __slots__ = (
         "_accepted",
         "_fragments",
+        "_max_size",
+        "_owed",
         "_protocol",
         "_response",
+        "_rest",
         "_text",
         "ended",
         "events",
+        "messages_received",
+        "messages_sent",
         "refusal",
     )
 
     def __init__(self, request: Request, config: Config) -> None:
         self.events: deque[Event] = deque()
         self.ended = False
+        self.messages_received = self.messages_sent = 0
         self._fragments: list[bytes] | None = None
+        self._max_size = config.message_bytes
+        self._owed = 0  # bytes that the library needs to the end of the frame that it reads
+        self._rest = b""  # of a frame's head
         self._text = False
         self._accepted = False
         self._protocol = ServerProtocol(
@@ -156,6 +172,40 @@ class WebSocket:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes of frames. Send `data_to_send()` after it, and look at `events`."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        start, end = 0, len(data)
+        while start < end and not self.ended:
+            if self._owed:
+                piece = data[start : start + self._owed]
+                self._owed -= len(piece)
+                start += len(piece)
+                self._pass_on(piece)
+                continue
+            head = head_at(data, start)
+            if head is None:
+                self._rest = data[start:]
+                return
+            payload = start + head[0]
+            after = payload + head[1]
+            if after <= end and head[1] <= self._max_size and self._is_plain(data, start):
+                unmasked = apply_mask(data[payload:after], data[payload - 4 : payload])
+                self._receive_message(data[start] == FIN_TEXT, unmasked)
+                start = after
+            else:
+                self._owed = after - start
+
+    def _is_plain(self, data: bytes, start: int) -> bool:
+        """Whether the frame at `start` is a message: in one piece, uncompressed, at its place."""
+        return (
+            data[start] in (FIN_TEXT, FIN_BINARY)
+            and data[start + 1] >= 0x80  # RFC 6455 5.1: the library fails what is not masked
+            and self._fragments is None
+            and self._protocol.state is State.OPEN
+        )
+
+    def _pass_on(self, data: bytes) -> None:
+        """Let the library read bytes of one frame."""
         protocol = self._protocol
         protocol.receive_data(data)
         for frame in protocol.events_received():
@@ -189,6 +239,7 @@ class WebSocket:
                 self._end(received.code, received.reason)
 
     def _receive_message(self, text: bool, data: bytes | bytearray | memoryview) -> None:
+        self.messages_received += 1
         if not text:
             self.events.append({"type": "websocket.receive", "bytes": bytes(data), "text": None})
             return
@@ -213,12 +264,21 @@ class WebSocket:
     def send(self, event: Event) -> None:
         """Take `websocket.send`: a text or bytes."""
         text, data = event.get("text"), event.get("bytes")
+        protocol = self._protocol
+        plain = not protocol.extensions and protocol.state is State.OPEN
         if isinstance(text, str):
-            self._protocol.send_text(text.encode())
+            if plain:
+                protocol.writes.append(framed(FIN_TEXT, text.encode()))
+            else:
+                protocol.send_text(text.encode())
         elif isinstance(data, (bytes, bytearray, memoryview)):
-            self._protocol.send_binary(data)
+            if plain:
+                protocol.writes.append(framed(FIN_BINARY, bytes(data)))
+            else:
+                protocol.send_binary(data)
         else:
             raise ApplicationError("websocket.send: expected 'text' as str or 'bytes' as bytes")
+        self.messages_sent += 1
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; no matter if it has begun."""
@@ -227,6 +287,17 @@ class WebSocket:
                 self._protocol.send_close(code, reason)
             except ProtocolError as error:
                 raise ApplicationError(f"websocket.close: code {code}: {error}") from error
+
+    def ping(self) -> None:
+        """Ask the peer for a sign of life (RFC 6455 5.5.2)."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_ping(b"")
+
+    def fail(self, code: int, reason: str) -> None:
+        """Give the peer up: close with `code`, and tell the application the same."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.fail(code, reason)
+        self._end(code, reason)
 
     def data_to_send(self) -> bytes:
         """What is to be written now, as one piece."""

@@ -97,3 +97,20 @@ def test_an_address_is_the_environment_s_or_else_the_embedded_server_s(
     assert ask() == "given://"
     monkeypatch.setenv(variable, "")
     assert ask() == "embedded://"
+
+
+def test_production_settings_pass_the_deployment_checks():
+    environment = {
+        "DJANGO_HTTPS": "1",
+        "DJANGO_ALLOWED_HOSTS": "chat.example",
+        "DJANGO_SECRET_KEY": "k" * 25 + "0123456789abcdefghijklmnopqrs",
+    }
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("DJANGO_")}
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
+        cwd=ROOT,
+        env=clean | URLS | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

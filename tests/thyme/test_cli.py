@@ -26,22 +26,24 @@ QUIET_SECONDS = 3  # seconds for which an idle server is watched
 
 
 @contextmanager
-def thyme(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def thyme(
+    *arguments: str, folder: Path = ROOT, inherits: tuple[int, ...] = ()
+) -> Iterator[subprocess.Popen[str]]:
     """`python -m thyme` with pipes for everything; afterwards it is gone."""
     process = subprocess.Popen(
         [sys.executable, "-m", "thyme", *arguments],
-        cwd=ROOT,
+        cwd=folder,
+        pass_fds=inherits,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        with process:
-            yield process
-            process.kill()
+        yield process
     finally:
-        process.kill()
+        with process:
+            process.kill()
 
 
 def address(process: subprocess.Popen[str]) -> str:

@@ -1,5 +1,7 @@
 """Executors of greenlets."""
 
+import weakref
+
 import gevent
 import pytest
 
@@ -70,3 +72,27 @@ def test_a_greenlet_executor_runs_all_jobs_at_the_same_time():
         executor.shutdown()
     assert gate_opener.done()
     assert all(future.result() for future in waiting)
+
+
+def test_a_killed_executor_cancels_what_is_queued_and_takes_no_more():
+    executor = SerialExecutor()
+    running, queued = executor.submit(gevent.sleep, 10), executor.submit(int)
+    gevent.sleep(0)
+    executor._greenlet.kill()
+    assert isinstance(running.exception(0), gevent.GreenletExit)
+    assert queued.cancelled()
+    with pytest.raises(RuntimeError):
+        executor.submit(int)
+
+
+def test_an_idle_executor_keeps_nothing_of_its_last_job():
+    class Thing:
+        pass
+
+    thing, executor = Thing(), SerialExecutor()
+    gone = weakref.ref(thing)
+    executor.submit(id, thing)
+    del thing
+    gevent.sleep(0)
+    assert gone() is None
+    executor.shutdown()

@@ -442,3 +442,13 @@ def test_h11_reads_the_same_requests(
         elif isinstance(event, h11.EndOfMessage):
             expected.append(END)
     assert joined(events(stream)) == joined(expected)
+
+
+def test_a_refusal_after_an_upgrade_that_is_ignored_is_a_refusal_rfc_9110_7_8() -> None:
+    """Found by fuzz.py: the parser that goes on is inside the first one's exception."""
+    ignored = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+    parser = RequestParser(Config())
+    parser.feed(ignored + b"GET / HTTP/1.1\r\n\r\n")
+    refusal = parser.events[-1]
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "got 0 Host fields, expected one"

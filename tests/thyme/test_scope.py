@@ -6,7 +6,7 @@ import pytest
 
 from thyme.config import Config
 from thyme.http11 import Request, RequestParser
-from thyme.scope import Place, decoded, http_scope, websocket_scope
+from thyme.scope import HTTP_EXTENSIONS, Place, decoded, http_scope, websocket_scope
 
 PLACE = Place(("10.0.0.1", 5000), ("10.0.0.2", 80))
 
@@ -33,7 +33,7 @@ def test_an_http_scope_has_every_key_of_asgi() -> None:
         "headers": [(b"x", b"\xe9"), (b"host", b"a")],
         "client": ("10.0.0.1", 5000),
         "server": ("10.0.0.2", 80),
-        "extensions": {"http.response.trailers": {}},
+        "extensions": HTTP_EXTENSIONS,
     }
 
 

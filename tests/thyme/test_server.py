@@ -106,7 +106,7 @@ def test_it_runs_on_the_hub_of_any_thread_with_plain_clients_in_others() -> None
 def test_serve_forever_returns_after_stop_and_the_port_is_free() -> None:
     server = Server(hello, Config(port=0))
     forever = gevent.spawn(server.serve_forever)
-    eventually(lambda: server._listener is not None)
+    eventually(lambda: server._listeners)
     address = server.address
     server.stop()
     forever.get(timeout=5)
@@ -114,7 +114,17 @@ def test_serve_forever_returns_after_stop_and_the_port_is_free() -> None:
         socket.create_connection(address)
 
 
-def test_stop_ends_idle_connections_at_once() -> None:
+def test_stop_lets_a_new_connection_say_what_it_has_come_for() -> None:
+    with serving(hello, drain_seconds=60) as server, Peer(server) as new:
+        eventually(lambda: server._connections)
+        stopping = gevent.spawn(server.stop)
+        gevent.sleep(0)
+        new.send(GET)
+        assert b"\r\nconnection: close\r\n" in new.read_all()
+        stopping.get()
+
+
+def test_stop_ends_idle_connections_soon() -> None:
     with serving(hello, drain_seconds=60) as server, HTTPPeer(server) as used, Peer(server) as new:
         used.ask()
         used.answer()

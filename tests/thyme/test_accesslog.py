@@ -1,0 +1,85 @@
+"""The access log, and what it does not tell."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+
+import pytest
+
+from tests.thyme.serving import Browser, HTTPPeer, Peer, echo, eventually, hello, serving
+from thyme.accesslog import AccessLog
+
+
+@pytest.fixture(autouse=True)
+def _levels(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "thyme.access")
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "thyme.access"]
+
+
+def test_common_lines(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(hello, access_log="common") as server, HTTPPeer(server) as peer:
+        peer.ask(target="/rooms/1?token=secret", cookie="sessionid=secret", authorization="secret")
+        peer.answer()
+        eventually(lambda: caplog.messages)
+    (line,) = caplog.messages
+    assert re.fullmatch(
+        r'127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "GET /rooms/1 HTTP/1\.1"'
+        r" 200 \d{3}",
+        line,
+    )
+
+
+def test_json_lines(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(echo, access_log="json") as server:
+        with HTTPPeer(server) as peer:
+            peer.ask()
+            peer.answer()
+        with Browser(server, "/ws?token=secret") as browser:
+            browser.close()
+            browser.closed()
+        eventually(lambda: len(lines(caplog)) == 2)
+    page, socket = map(json.loads, lines(caplog))
+    assert (page["method"], page["path"], page["status"], page["client"], page["websocket"]) == (
+        ("GET", "/", 200, "127.0.0.1", False)
+    )
+    assert (socket["path"], socket["status"], socket["websocket"]) == ("/ws", 101, True)
+    assert page["bytes"] > 0
+    assert page["seconds"] >= 0
+    assert "secret" not in caplog.text
+
+
+def test_a_path_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(hello, access_log="common") as server:
+        for path in (b'/"%0a', b"/\xe9\xff"):
+            request = b"GET " + path + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            with Peer(server, request) as peer:
+                peer.read_all()
+    assert '"GET /%22%0a HTTP/1.1"' in caplog.text
+    assert all(line.isascii() and line.count('"') == 2 for line in caplog.messages)
+
+
+def test_failures_are_logged_with_their_status(caplog: pytest.LogCaptureFixture) -> None:
+    def application(*_: object) -> None:
+        raise ValueError
+
+    with serving(application, access_log="common") as server, HTTPPeer(server) as peer:
+        peer.ask()
+        assert peer.answer()[0] == 500
+        eventually(lambda: ' HTTP/1.1" 500 ' in caplog.text)
+
+
+def test_without_it_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(hello) as server, HTTPPeer(server) as peer:
+        peer.ask()
+        peer.answer()
+    assert caplog.messages == []
+
+
+def test_an_unknown_form_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="expected one of"):
+        AccessLog("xml")

@@ -1,0 +1,179 @@
+"""Several processes on one socket: supervised, renewed without a refused connection, ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.thyme.test_cli import LIMIT, address, finished, thyme
+from thyme.application import Receive, Scope, Send
+
+PID = "tests.thyme.test_processes:pid"
+
+
+def pid(scope: Scope, receive: Receive, send: Send) -> None:
+    """Tells which process answers."""
+    send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+    send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+
+
+def ask(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=LIMIT) as answer:
+        return answer.read().decode()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_two_processes_share_a_socket_and_a_killed_one_is_started_again() -> None:
+    with thyme(PID, "--port", "0", "--processes", "2") as process:
+        url = address(process)
+        first: set[str] = set()
+        until(lambda: first.add(ask(url)) or len(first) == 2)  # type: ignore[func-returns-value]
+        victim = int(min(first))
+        os.kill(victim, signal.SIGKILL)
+        seen: set[str] = set()
+        until(lambda: seen.add(ask(url)) or bool(seen - first))  # type: ignore[func-returns-value]
+        process.send_signal(signal.SIGTERM)
+        code, out, err = finished(process)
+    assert (code, out) == (0, "")
+    assert "was ended by SIGKILL; starting it again" in err
+    assert not any(alive(int(each)) for each in first | seen)
+
+
+def test_sighup_replaces_the_processes_and_refuses_no_connection() -> None:
+    with thyme(PID, "--port", "0", "--processes", "1") as process:
+        url = address(process)
+        old = ask(url)
+        problems: list[Exception] = []
+        done = threading.Event()
+
+        def hammer() -> None:
+            while not done.is_set():
+                try:
+                    ask(url)
+                except (OSError, urllib.error.URLError) as problem:
+                    problems.append(problem)
+
+        threads = [threading.Thread(target=hammer) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        process.send_signal(signal.SIGHUP)
+        until(lambda: not alive(int(old)))
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert problems == []
+        assert ask(url) != old
+        process.send_signal(signal.SIGTERM)
+        assert finished(process)[0] == 0
+
+
+def test_processes_end_with_their_parent_however_it_ends() -> None:
+    with thyme(PID, "--port", "0", "--processes", "1") as process:
+        child = int(ask(address(process)))
+        process.kill()
+        process.wait()
+        until(lambda: not alive(child))
+
+
+def test_an_application_that_cannot_be_loaded_is_told_and_exit_code_1() -> None:
+    with thyme("nowhere:app", "--port", "0", "--processes", "2") as process:
+        code, out, err = finished(process)
+    assert (code, out) == (1, "")
+    assert "cannot find the application" in err
+    assert "thyme: Process 1 could not start: ended with code 1." in err
+
+
+def test_reload_starts_anew_when_a_file_changes_and_goes_on_when_it_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = (
+        "def app(scope, receive, send):\n"
+        "    send({'type': 'http.response.start', 'status': 200})\n"
+        "    send({'type': 'http.response.body', 'body': b'%s'})\n"
+    )
+    file = tmp_path / "site_of_mine.py"
+    file.write_text(good % "one")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    with thyme("site_of_mine:app", "--port", "0", "--reload", folder=tmp_path) as process:
+        url = address(process)
+        assert ask(url) == "one"
+        file.write_text("this is no Python")
+        assert process.stderr is not None
+        until(lambda: "The old processes go on." in process.stderr.readline())  # type: ignore[union-attr]
+        assert ask(url) == "one"
+        file.write_text(good % "two, and longer")
+        until(lambda: ask(url) == "two, and longer")
+
+
+def test_metrics_are_served_on_a_bind_of_their_own_by_each_process() -> None:
+    with thyme(PID, "--port", "0", "--processes", "2", "--metrics", "0") as process:
+        address(process)
+        assert process.stderr is not None
+        places = set()
+        while len(places) < 2:
+            if match := re.search(r"health and metrics are on (\S+)", process.stderr.readline()):
+                places.add(match[1])
+        for place in places:
+            assert "thyme_connections_total" in ask(f"{place}/metrics")
+            assert ask(f"{place}/health") == "ok\n"
+
+
+def test_an_inherited_socket_is_served() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        number = listening.fileno()
+        os.set_inheritable(number, True)
+        with thyme(PID, "--bind", f"fd://{number}", inherits=(number,)) as process:
+            assert int(ask(address(process))) == process.pid
+
+
+def test_a_missing_certificate_is_one_sentence() -> None:
+    with thyme(PID, "--certificate", "/nowhere.pem") as process:
+        assert finished(process) == (
+            (1, "", "thyme: cannot use the certificate /nowhere.pem: No such file or directory\n")
+        )
+
+
+def test_the_access_log_goes_to_standard_error() -> None:
+    with thyme(PID, "--port", "0", "--access-log", "common") as process:
+        ask(address(process))
+        process.send_signal(signal.SIGTERM)
+        code, out, err = finished(process)
+    assert (code, out) == (0, "")
+    assert re.fullmatch(r'127\.0\.0\.1 - - \[.*\] "GET / HTTP/1\.1" 200 \d+\n', err)
+
+
+def test_a_startup_that_fails_is_one_sentence() -> None:
+    with thyme("tests.thyme.test_processes:broken", "--port", "0") as process:
+        code, _, err = finished(process)
+    assert (code, err) == (1, "thyme: the application cannot start: no database\n")
+
+
+async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+    """An ASGI 3 application whose startup fails."""
+    await receive()  # type: ignore[misc]
+    await send({"type": "lifespan.startup.failed", "message": "no database"})  # type: ignore[func-returns-value]

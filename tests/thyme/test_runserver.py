@@ -1,0 +1,36 @@
+"""`manage.py runserver`: Django's own command, on thyme, with static files and WebSockets."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 30
+
+
+def test_runserver_serves_pages_and_static_files_on_thyme():
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "runserver", "0", "--noreload", "--skip-checks"],
+        cwd=ROOT,
+        env=os.environ | {"DJANGO_DEBUG": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        try:
+            url = re.fullmatch(r"Thyme listens on (http://\S+)\n", process.stdout.readline())[1]
+            for path in ("/accounts/login/", "/static/admin/css/base.css"):
+                with urllib.request.urlopen(url + path, timeout=LIMIT) as answer:
+                    assert answer.status == 200
+                    assert answer.headers["server"] == "thyme"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LIMIT) == 0
+        finally:
+            process.kill()

@@ -1,0 +1,81 @@
+"""Health and metrics, on a bind of their own."""
+
+from __future__ import annotations
+
+import re
+
+import gevent
+
+from tests.thyme.serving import Browser, HTTPPeer, Peer, echo, eventually, serving
+from thyme.application import Receive, Scope, Send
+from thyme.status import PROMETHEUS, Status
+
+
+def asked(server: object, path: str) -> tuple[int, str]:
+    with serving(Status(server)) as status, HTTPPeer(status) as peer:  # type: ignore[arg-type]
+        peer.ask(target=path)
+        code, text = peer.answer()
+        return code, text.decode()
+
+
+def test_metrics_count_what_happened() -> None:
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/bad":
+            raise ValueError
+        echo(scope, receive, send)
+
+    with serving(application) as server, Browser(server, "/ws") as browser:
+        for path in ("/", "/bad"):
+            with HTTPPeer(server) as peer:
+                peer.ask(target=path)
+                peer.answer()
+        with Peer(server, b"nonsense\r\n\r\n") as peer:
+            peer.read_all()
+        browser.say("a")
+        browser.hear()
+        eventually(lambda: server.open_connections == 1)
+        text = asked(server, "/metrics")[1]
+    values = dict(re.findall(r"^thyme_(\w+) (\S+)$", text, re.MULTILINE))
+    lag = float(values.pop("loop_lag_seconds"))
+    assert 0 <= lag < 5
+    assert int(values.pop("bytes_received_total")) > 100
+    assert int(values.pop("bytes_sent_total")) > 100
+    assert {name: int(value) for name, value in values.items()} == {
+        "connections_total": 4,
+        "refused_total": 0,
+        "requests_total": 2,
+        "errors_total": 1,
+        "bad_requests_total": 1,
+        "websockets_total": 1,
+        "slow_clients_total": 0,
+        "messages_received_total": 1,
+        "messages_sent_total": 1,
+        "connections_open": 1,
+        "unsent_bytes": 0,
+    }
+
+
+def test_the_text_is_prometheus_s() -> None:
+    with serving(echo) as server:
+        with serving(Status(server)) as status, HTTPPeer(status) as peer:
+            peer.ask(target="/metrics")
+            assert (b"content-type", PROMETHEUS) in list(peer.next().headers)
+        for line in asked(server, "/metrics")[1].splitlines():
+            assert re.fullmatch(r"# (HELP|TYPE) thyme_\w+ .+|thyme_\w+ [0-9.e-]+", line)
+
+
+def test_health_is_503_while_it_stops() -> None:
+    with serving(echo, drain_seconds=60) as server, Browser(server, "/") as browser:
+        assert asked(server, "/health") == (200, "ok\n")
+        stopping = gevent.spawn(server.stop)
+        gevent.sleep(0)
+        assert asked(server, "/health") == (503, "stopping\n")
+        browser.closed()
+        stopping.get()
+
+
+def test_there_is_nothing_else() -> None:
+    with serving(echo) as server:
+        assert asked(server, "/")[0] == 404
+        with serving(Status(server)) as status, Browser(status) as browser:
+            assert browser.protocol.handshake_exc is not None

@@ -1,0 +1,83 @@
+"""`manage.py runserver` on thyme, when "thyme" stands before "django.contrib.staticfiles".
+
+As Django's own: checks, a reloader, static files while DEBUG is on, the same options. WebSockets
+work, too, because ASGI_APPLICATION is served. To develop with; `python -m thyme` is for production.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.contrib.staticfiles.management.commands import runserver
+from django.core.management.base import CommandError
+from django.utils import autoreload
+from gevent import monkey
+
+
+class Command(runserver.Command):
+    """Serve ASGI_APPLICATION with thyme, and start anew when its source changes."""
+
+    help = "Serves the project's ASGI_APPLICATION on thyme, for development."
+
+    def execute(self, *args: Any, **options: Any) -> Any:
+        """Run it in a patched process: this one, or from its beginning."""
+        if not monkey.is_module_patched("socket"):
+            command = [sys.executable, "-m", "gevent.monkey", *sys.argv]
+            os.execv(sys.executable, command)  # noqa: S606 - our own arguments, no shell
+        return super().execute(*args, **options)
+
+    def inner_run(self, *args: Any, **options: Any) -> None:
+        """What the reloader runs, and runs again."""
+        from psycogreen.gevent import patch_psycopg
+
+        from thyme import loop
+        from thyme.config import Config
+        from thyme.programs import on_signals
+        from thyme.server import Server
+
+        autoreload.raise_last_exception()
+        if not options["skip_checks"]:
+            self.check(display_num_errors=True)
+            self.check_migrations()
+        patch_psycopg()
+        loop.install()
+        static = options["use_static_handler"] and (settings.DEBUG or options["insecure_serving"])
+        config = Config(host=self.addr, port=int(self.port), access_log="common", drain_seconds=0)
+        server = Server(development_application(static=static), config)
+        try:
+            server.start()
+        except OSError as error:
+            place = f"{self.addr}:{self.port}"
+            raise CommandError(f"cannot listen on {place}: {error.strerror or error}") from error
+        if not options["use_reloader"]:
+            on_signals((signal.SIGTERM, signal.SIGINT), server.stop)
+        self.stdout.write(f"Thyme listens on {server.places[0]}")
+        self.stdout.flush()
+        server.serve_forever()
+
+
+def development_application(*, static: bool) -> Any:
+    """The project's application, with static files as the applications keep them."""
+    from thyme.application import EsqueApplication, Receive, Scope, Send, esque, load
+    from thyme.bridge import adapt
+
+    module, _, attribute = settings.ASGI_APPLICATION.rpartition(".")
+    ordinary: EsqueApplication = load(f"{module}:{attribute}")
+    if not static:
+        return ordinary
+    finder = ASGIStaticFilesHandler(ordinary)
+    files, base = esque(adapt(finder)), finder.base_url
+
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        is_file = scope["type"] == "http" and scope["path"].startswith(base.path)
+        (files if is_file and not base.netloc else ordinary)(scope, receive, send)
+
+    for method in ("startup", "close"):
+        if hasattr(ordinary, method):
+            setattr(application, method, getattr(ordinary, method))
+    return application

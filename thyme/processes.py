@@ -1,0 +1,151 @@
+"""Several server processes on the same sockets, kept alive; and one that starts anew in place.
+
+The parent binds, and never accepts. Each process inherits the listening sockets (`--bind fd://N`)
+and serves like any single one: `python -m thyme` with the same options. A process that ends is
+started again (`children.py`). To start anew (SIGHUP, or a changed file with --reload) a new
+generation is started beside the old one, and only when it is ready the old one is told to stop;
+the sockets stay open all the time, so no connection is refused. A generation that cannot start
+leaves the old one serving.
+
+Started by exec, not fork: a child shares no memory with us, and begins with a clean hub.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.lock import Semaphore
+
+from thyme.children import Child, ChildFailed, stop_in_turn
+from thyme.config import Config
+from thyme.listeners import listening, place_name, tcp_bind
+from thyme.options import as_arguments
+
+READY = "Thyme listens on "
+"""How the line begins with which a process says that it is ready."""
+
+KILL_AFTER = 3.0
+"""Seconds that a process has beyond its drain time, before it is killed."""
+
+WATCH_SECONDS = 1.0
+"""Between two looks at the source files, with --reload only."""
+
+
+class Processes:
+    """`start()` binds and starts the processes; `renew()` replaces them, `stop()` ends them."""
+
+    def __init__(
+        self, options: Mapping[str, Any], config: Config, say: Callable[[str], None]
+    ) -> None:
+        self._options = dict(options)
+        self._config = config
+        self._say = say
+        self._count = max(1, options.get("processes", 1))
+        self._sockets: list[Any] = []
+        self._metrics: list[Any] = []
+        self._children: list[Child] = []
+        self._turn = Semaphore()
+        self._stopping = False
+        self.places: list[str] = []
+
+    def start(self) -> None:
+        """Raises `OSError` when a place cannot be had, `ChildFailed` when no process can start."""
+        config = self._config
+        binds = config.binds or (tcp_bind(config.host, config.port),)
+        self._sockets = [listening(bind, config.backlog) for bind in binds]
+        if metrics := self._options.get("metrics"):
+            self._metrics = [listening(each, config.backlog) for each in self._series(metrics)]
+        secure = config.certificate is not None
+        self.places = [place_name(each, secure=secure) for each in self._sockets]
+        self._children = self._generation()
+
+    def renew(self) -> None:
+        """Put a new generation in the place of the one that serves."""
+        with self._turn:
+            if self._stopping:
+                return
+            try:
+                new = self._generation()
+            except ChildFailed as problem:
+                self._say(f"{problem} The old processes go on.")
+                return
+            old, self._children = self._children, new
+        stop_in_turn([old])
+
+    def stop(self) -> None:
+        """End all of them, in order."""
+        self._stopping = True
+        for each in self._sockets + self._metrics:
+            each.close()
+        with self._turn:
+            stop_in_turn([self._children])
+
+    def _generation(self) -> list[Child]:
+        children = [self._child(index) for index in range(self._count)]
+        for child in children:
+            child.start()
+        try:
+            for child in children:
+                child.ready()
+        except ChildFailed:
+            stop_in_turn([children])
+            raise
+        return children
+
+    def _child(self, index: int) -> Child:
+        own = self._metrics[index : index + 1]
+        descriptors = [each.fileno() for each in self._sockets + own]
+        said = {
+            **{name: self._options[name] for name in self._options if name not in _PLACES},
+            "bind": [f"fd://{each.fileno()}" for each in self._sockets],
+            "processes": 0,
+            "reload": False,
+            "stop_on_eof": True,
+        }
+        if own:
+            said["metrics"] = f"fd://{own[0].fileno()}"
+        command = [sys.executable, "-m", "thyme", *as_arguments(said)]
+        grace = self._config.drain_seconds + KILL_AFTER
+        name = f"Process {index + 1}"
+        return Child(name, command, READY, Path.cwd(), self._say, grace=grace, inherits=descriptors)
+
+    def _series(self, bind: str) -> Sequence[str]:
+        """A bind for each process: the next port, unless any will do."""
+        host, colon, port = bind.rpartition(":")
+        if not (colon and port.isdecimal()):
+            return [bind]
+        step = 0 if port == "0" else 1
+        return [f"{host}:{int(port) + step * index}" for index in range(self._count)]
+
+
+_PLACES = frozenset({"host", "port", "metrics"})
+
+
+def watch(folder: Path, changed: Callable[[], None]) -> None:
+    """Call `changed` whenever a Python file below `folder` is; never returns. To develop with."""
+    before = _times(folder)
+    while True:
+        gevent.sleep(WATCH_SECONDS)
+        now = _times(folder)
+        if now != before:
+            before = now
+            changed()
+
+
+def _times(folder: Path) -> dict[str, int]:
+    """When each source file was changed, without those of hidden folders (environments, caches)."""
+    times = {}
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        for name in files:
+            if name.endswith(".py"):
+                try:
+                    times[f"{place}/{name}"] = (Path(place) / name).stat().st_mtime_ns
+                except FileNotFoundError:
+                    continue
+    return times

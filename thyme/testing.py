@@ -1,0 +1,70 @@
+"""Thyme under Channels' live tests: the server in a process of its own.
+
+    class ChatTests(ChannelsLiveServerTestCase):
+        ProtocolServerProcess = ThymeProcess
+
+The rest of the test case stays as it is. The process is forked from the test's, with its settings
+and its test database, and is not patched: one query at a time, which is what a test wants.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Callable
+from typing import Any
+
+Setup = Callable[[], None]
+
+
+class ThymeProcess(multiprocessing.Process):
+    """What `ChannelsLiveServerTestCase` expects of a server process.
+
+    `get_application` returns the ASGI (or esque) application, in the new process; `setup` is
+    called before it, `teardown` at an orderly end. `ready` is set when `port` can be connected to.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        get_application: Callable[[], Any],
+        kwargs: dict[str, Any] | None = None,
+        setup: Setup | None = None,
+        teardown: Setup | None = None,
+    ) -> None:
+        super().__init__(daemon=True)
+        self.host = host
+        self.get_application = get_application
+        self.settings = kwargs or {}
+        self.setup = setup
+        self.teardown = teardown
+        self.ready = multiprocessing.Event()
+        self.port = multiprocessing.Value("i")
+
+    def run(self) -> None:
+        """In the new process: serve until it is terminated."""
+        import gevent
+        from django.db import connections
+
+        from thyme.application import esque
+        from thyme.config import Config
+        from thyme.server import Server
+
+        gevent.reinit()
+        try:
+            for alias in connections:
+                del connections[alias]  # the test's own: not to be shared between processes
+            if self.setup is not None:
+                self.setup()
+            config = Config(host=self.host, port=0, **self.settings)
+            server = Server(esque(self.get_application()), config)
+            server.start()
+            self.port.value = server.address[1]
+            self.ready.set()
+            server.serve_forever()
+        except Exception:
+            logging.getLogger("thyme.testing").exception("the server could not run")
+            raise
+        finally:
+            if self.teardown is not None:
+                self.teardown()
