@@ -204,3 +204,9 @@ def test_make_says_what_is_missing_when_python_is_too_old(tmp_path):
     assert made.returncode != 0
     assert "older than 3.11" in made.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_readme_shows_the_gunicorn_configuration_that_is_tested():
+    from tests.thyme.test_gunicorn import CONFIGURATION
+
+    assert f"```python\n{CONFIGURATION}```" in (ROOT / "README.md").read_text()
