@@ -89,6 +89,7 @@ class HubSelector(selectors._BaseSelectorImpl):
             if not self._ready:
                 self._wait(timeout)
         elif perf_counter() - self._polled > SLICE:
+            self._woken = False  # a loop that wakes itself must not keep the others from their turn
             self._wait(0)
         self._woken = False
         return self._collect() if self._ready else []

@@ -8,6 +8,7 @@ import os
 import selectors
 import socket
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -125,6 +126,24 @@ def test_a_coroutine_that_blocks_does_not_let_unread_data_spin_the_hub(loop, pai
     assert loop.run_until_complete(scenario()) == (1, b"x")
 
 
+def test_what_is_removed_or_replaced_before_the_loop_goes_on_is_not_reported(loop, pair):
+    calls = []
+    loop.add_reader(pair[0], calls.append, "removed")
+    loop.add_reader(pair[1], calls.append, "replaced")
+
+    async def scenario():
+        pair[0].send(b"x")
+        pair[1].send(b"y")
+        gevent.sleep(0.001)  # the hub has seen both; the loop is blocked
+        loop.remove_reader(pair[0])
+        loop.add_reader(pair[1], calls.append, "new")
+        await asyncio.sleep(0.001)
+        loop.remove_reader(pair[1])
+
+    loop.run_until_complete(scenario())
+    assert set(calls) == {"new"}
+
+
 def test_the_end_of_a_pipe_is_seen_in_a_patched_process():
     # gevent's os.close() closes later, and the hub would go to sleep before.
     source = """
@@ -145,22 +164,19 @@ def test_the_end_of_a_pipe_is_seen_in_a_patched_process():
 # -- letting others run
 
 
-def test_a_busy_loop_lets_other_greenlets_run(loop):
-    turns = []
+@pytest.mark.parametrize("wakes_itself", [False, True])
+def test_a_busy_loop_lets_other_greenlets_run(loop, wakes_itself):
+    deadline = time.monotonic() + 10
+    others = gevent.spawn(lambda: [gevent.sleep(0) for _ in range(5)])
 
     async def busy():
-        while len(turns) < 5:
+        while not others.ready():
+            assert time.monotonic() < deadline
+            if wakes_itself:
+                loop.call_soon_threadsafe(int)
             await asyncio.sleep(0)
 
-    def others():
-        while len(turns) < 5:
-            turns.append(1)
-            gevent.sleep(0)
-
-    greenlet = gevent.spawn(others)
-    with gevent.Timeout(10):
-        loop.run_until_complete(busy())
-    greenlet.join()
+    loop.run_until_complete(busy())
 
 
 def test_a_busy_loop_lets_other_greenlets_have_their_data(loop):
