@@ -66,6 +66,9 @@ class Turns:
     gevent looks up a greenlet's `switch_out` each time it yields to the hub, and its `switch` or
     `throw` to let it go on. Here the one greenlet gets its own. Others find the thread as they
     left it: usually without a running loop; in a Jupyter kernel, say, with the kernel's.
+
+    Not seen is a bare `greenlet.greenlet` that a coroutine starts and that itself waits in the
+    hub. (SQLAlchemy's asyncio extension starts such greenlets, but they only ever await.)
     """
 
     def __init__(self) -> None:
@@ -124,8 +127,8 @@ class HubLoop(_Base):
         """Run until `stop()`, in the calling greenlet; other greenlets run while it waits."""
         self._check_closed()
         self._check_running()
-        self._waiting.start()
         try:
+            self._waiting.start()
             with Turns():
                 super().run_forever()
         finally:
@@ -224,6 +227,8 @@ def install() -> None:
 
     >>> from gevent import monkey; monkey.patch_all()
     >>> import thyme.loop; thyme.loop.install()
+
+    A loop that a program makes by name, as in `asyncio.SelectorEventLoop()`, stays asyncio's.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.14 deprecates policies, until 3.16

@@ -14,6 +14,7 @@ It decides how to wait. What to do afterwards is asyncio's business.
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 from collections.abc import Callable
 from time import perf_counter
@@ -58,14 +59,15 @@ class HubSelector(selectors._BaseSelectorImpl):
         self._polled = 0.0
 
     def start(self) -> None:
-        """From now on wait on the hub of the calling thread; raises what `register` does."""
+        """From now on wait on the hub of the calling thread."""
         self._thread, self._hub, self._woken = native_thread(), get_hub(), False
         # It also tells the hub that somebody may come: a loop with nothing to do waits for calls
         # from other threads, for ever if need be, and is no deadlock (gevent's LoopExit).
         self._doorbell = self._hub.loop.async_()
         self._doorbell.start(self.wake)
         for key in self._fd_to_key.values():
-            self._watch(key)
+            with contextlib.suppress(ValueError):  # closed since, unremoved: epoll forgets it too
+                self._watch(key)
         # The first `select(0)` of a run asks the hub: "stop(), then run_forever()" is how programs
         # let asyncio look at its descriptors once. Where there are none, there is nothing to ask.
         self._polled = 0.0 if self._watchers else perf_counter()
@@ -109,11 +111,11 @@ class HubSelector(selectors._BaseSelectorImpl):
                 timer.start(self.wake)
             if not self._woken:
                 waiter.get()
+                self._polled = perf_counter()
         finally:
             self._waiter = None
             if timer is not None:
                 timer.close()
-        self._polled = perf_counter()
 
     def wake(self) -> None:
         """End the wait of `select()`; to be called in the thread in which it waits."""

@@ -33,6 +33,7 @@ OPTIONS = ["-k", "gevent", "--graceful-timeout", "1"]
 CONFIGURATION = """\
 def post_worker_init(worker):
     import thyme.loop
+
     thyme.loop.install()
 """
 """gunicorn.conf.py: the hook runs when gevent has patched the worker, before its first request."""

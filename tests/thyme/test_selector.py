@@ -74,6 +74,15 @@ def test_readers_may_be_named_by_object_or_number_replaced_and_removed(loop, pai
     assert [loop.remove_writer(one.fileno()), loop.remove_writer(one)] == [True, False]
 
 
+def test_a_descriptor_closed_between_two_runs_is_forgotten(loop):
+    one, two = socket.socketpair()
+    loop.add_reader(one, print)
+    one.close()
+    two.close()
+    assert loop.run_until_complete(asyncio.sleep(0, "runs")) == "runs"
+    assert loop.remove_reader(one)
+
+
 # -- reporting
 
 
