@@ -170,6 +170,9 @@ class GeventCrossbar(End):
 
     def later(self, seconds: float, function: Callable[[], None]) -> Any:
         """Call `function` then, in a greenlet."""
+        # The hub's clock stands still while the hub does not run: in a process that was busy for
+        # longer than `seconds` the time would be over at once.
+        gevent.get_hub().loop.update_now()
         return gevent.spawn_later(seconds, function)
 
     def cancel(self, timer: Any) -> None:

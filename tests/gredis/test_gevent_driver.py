@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import gevent
@@ -288,3 +290,23 @@ def test_an_error_of_redis_reaches_the_caller(crossbar, looking_in):
         process.multicast("room", "line")
     looking_in.delete("gredis:group:room")
     assert process.multicast("room", "line") == (0, 0)
+
+
+def test_a_process_that_was_busy_has_its_whole_patience(redis_server):
+    answered = []
+
+    def busy_process():  # a thread, because a hub that has never run cannot be had twice in one
+        hub = gevent.get_hub()
+        began = time.monotonic()
+        while time.monotonic() - began < 0.7:
+            pass
+        crossbar = GeventCrossbar(redis_server.url, patience=0.5)
+        crossbar.open()
+        crossbar.close()
+        answered.append(True)
+        hub.destroy()
+
+    thread = threading.Thread(target=busy_process)
+    thread.start()
+    thread.join()
+    assert answered == [True]

@@ -116,7 +116,7 @@ def run_module(suite: str, module: str, folder: Path, ours: bool, rules: Rules) 
             elif what == "end":
                 loops = detail
             elif what == "left out":
-                outcomes.setdefault(name, ("cannot pass", "not run: it hangs"))
+                outcomes.setdefault(name, ("cannot pass", "not begun"))
             else:
                 outcomes[name], current = (what, detail), None
         if loops:
