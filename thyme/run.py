@@ -24,13 +24,15 @@ if __name__ == "__main__":
 
 import argparse
 import errno
+import fcntl
 import ipaddress
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import gevent
@@ -119,8 +121,9 @@ class Chat:
         check_port(self.options.host, self.options.port)
         find_services()
         say("Bringing the database up to date …")
-        manage("migrate", "--verbosity", "0")
-        accounts = [] if self.options.no_demo else make_demo(self.with_accounts())
+        with one_at_a_time():
+            manage("migrate", "--verbosity", "0")
+            accounts = [] if self.options.no_demo else make_demo(self.with_accounts())
         say(f"Starting {count(self.options.workers, 'worker')} and the server …")
         self.start_children()
         for child in [*self.workers, *self.server]:
@@ -236,6 +239,16 @@ def check_postgres(url: str) -> None:
         psycopg2.connect(url, connect_timeout=CONNECT_LIMIT).close()
     except psycopg2.Error as error:
         raise CannotStart(unreachable("Postgres", "DATABASE_URL", url, error)) from error
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Two chats that start at the same moment must not both make the same tables and rooms."""
+    state = services.state_directory()
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "migrate.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, or we die
+        yield
 
 
 def unreachable(label: str, variable: str, url: str, error: Exception) -> str:
