@@ -10,7 +10,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lab check bench notebooks
+.PHONY: help chat test lab check bench notebooks book
 
 help:  ## show this
 	@echo "make chat    run the chat on http://127.0.0.1:8000 (ARGS=\"--port 0\" for another port)"
@@ -18,6 +18,7 @@ help:  ## show this
 	@echo "make test    run all tests, the notebooks included"
 	@echo "make bench   measure beside Daphne, Uvicorn, … (ARGS=\"--case echo --size 0.2\")"
 	@echo "make check   lint, formatting, types"
+	@echo "make book    the course as pages to read, in build/book"
 	@echo "make notebooks   execute the course anew and keep its outputs (CHAPTERS=00_tour.ipynb)"
 
 chat: .venv/.has-chat
@@ -32,6 +33,9 @@ test: .venv/.has-test
 
 notebooks: .venv/.has-test
 	@$(BIN)/python notebooks/execute.py $(CHAPTERS)
+
+book: .venv/.has-lab
+	@$(BIN)/python notebooks/book.py $(ARGS)
 
 check: .venv/.has-check
 	$(BIN)/ruff check .

@@ -5,11 +5,12 @@
 
 A committed chapter is an executed one: outputs and counts are what `pytest --nbval` compares with.
 They come from here and never from a hand. What only says when and where it ran (times, the version
-of Python) is dropped. A chapter that raises is left as it was.
+of Python) is dropped. A chapter that raises is left as it was. How a chapter is written: README.md.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
+os.environ.setdefault("SOURCE_DATE_EPOCH", "0")  # no date in what matplotlib draws
 CELL_SECONDS = 30  # as in pyproject.toml, for nbval
 ABOUT_THE_RUN = ("execution", "collapsed", "scrolled")  # metadata of cells
 

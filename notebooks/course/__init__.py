@@ -1,3 +1,8 @@
-"""What the chapters share: the one style of drawing (`figures.py`) and a chat of one's own to
-start and take apart (`scratch.py`). What a chapter explains stands in the chapter, not here.
+"""What the chapters share. What a chapter explains stands in the chapter, not here.
+
+figures.py    the one style of drawing: maps, sequences, layouts, turns; plots of measurements
+hub.py        a gevent hub in a native thread of its own, for servers beside the cells
+programs.py   Python programs as child processes
+scratch.py    a chat of one's own, to start and take apart
+leftovers.py  what a chapter has left behind, for its last cell
 """

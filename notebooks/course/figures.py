@@ -191,6 +191,65 @@ def sequence(
     return figure
 
 
+def layout(
+    title: str,
+    fields: Iterable[tuple[int, str] | tuple[int, str, str]],
+    row: int = 32,
+    unit: str = "bit",
+) -> Figure:
+    """How units (bits, bytes) lie one after another, `row` of them in a line, as RFCs draw it.
+
+    A field is (how many units, text) or, filled as FILLS says, (how many, text, kind). One that
+    goes over the end of a row has its text in its widest piece.
+    """
+    pieces = _pieces(fields, row)
+    cell, height, left = 716 / row, 46, 34
+    figure = Figure(760, 34 + height * (pieces[-1][0] + 1), title)
+    for place in range(0, row + 1, max(1, row // 8)):
+        figure.text(left + place * cell, 16, str(place), ink=GREY)
+    figure.text(4, 16, unit, ink=GREY, anchor="start")
+    for line, start, width, text, kind in pieces:
+        x, y = left + start * cell, 24 + line * height
+        figure.box(round(x, 2), y, round(width * cell, 2), height - 6, text, kind)
+    for line in range(pieces[-1][0] + 1):
+        figure.text(4, 24 + line * height + 24, str(line * row), ink=GREY, anchor="start")
+    return figure
+
+
+def _pieces(fields: Iterable[Any], row: int) -> list[tuple[int, int, int, str, str]]:
+    """(line, start, width, text, kind) of each piece that a row leaves in one piece."""
+    pieces, at = [], 0
+    for width, text, *kind in fields:
+        parts = []
+        while width:
+            line, start = divmod(at, row)
+            part = min(width, row - start)
+            parts.append((line, start, part))
+            at, width = at + part, width - part
+        widest = max(parts, key=lambda part: part[2])
+        pieces += [(*each, text if each is widest else "", *(kind or ["plain"])) for each in parts]
+    return pieces
+
+
+def turns(title: str, order: Sequence[str], lanes: Sequence[str] = (), **kinds: str) -> Figure:
+    """Whose turn it was, step by step: one row for each name, one box for each turn.
+
+    `order`: the names as they had their turns; `lanes`: the rows from top to bottom (default: as
+    they appear); `kinds`: how the boxes of some rows are filled, as in FILLS.
+    """
+    lanes = lanes or list(dict.fromkeys(order))
+    width = min(44.0, 640 / len(order))
+    figure = Figure(760, 20 + 34 * len(lanes), title)
+    for number, lane in enumerate(lanes):
+        y = 10 + 34 * number
+        figure.text(92, y + 19, lane, anchor="end", bold=True)
+        figure.line([(104, y + 15), (104 + width * len(order), y + 15)], dashed=True)
+        for step in [step for step, who in enumerate(order) if who == lane]:
+            x = round(105 + step * width, 2)
+            figure.box(x, y, round(width - 2, 2), 28, str(step + 1), kinds.get(lane, "ours"))
+    return figure
+
+
 @contextlib.contextmanager
 def plot(x: str, y: str, height: float = 2.8) -> Iterator[Any]:
     """Axes for a measurement, shown when the block ends; `x` and `y` name quantity and unit."""
@@ -205,3 +264,35 @@ def plot(x: str, y: str, height: float = 2.8) -> Iterator[Any]:
     yield axes
     plt.show()
     plt.close(drawing)
+
+
+def gantt(
+    spans: Iterable[tuple[str, float, float] | tuple[str, float, float, str]],
+    unit: str = "milliseconds",
+    **kinds: str,
+) -> None:
+    """Who did something from when to when, as measured (PNG): one row for each name.
+
+    A span is (who, start, end) or (who, start, end, what), in `unit` since any moment; `kinds`
+    gives `what`s a colour (`served="ours", waits="store"`), and a legend.
+    """
+    spans = [(*span, "") if len(span) == 3 else span for span in spans]
+    rows = list(dict.fromkeys(who for who, *_ in spans))
+    zero = min(start for _, start, _, _ in spans)
+    with plot(f"time ({unit})", "", height=0.8 + 0.32 * len(rows)) as axes:
+        for kind in dict.fromkeys(what for *_, what in spans):
+            mine = [span for span in spans if span[3] == kind]
+            axes.barh(
+                [rows.index(who) for who, *_ in mine],
+                [end - start for _, start, end, _ in mine],
+                left=[start - zero for _, start, _, _ in mine],
+                height=0.62,
+                color=FILLS[kinds.get(kind, "ours")][0],
+                edgecolor=INK,
+                linewidth=0.5,
+                label=kind,
+            )
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
+        if kinds:
+            axes.legend(frameon=False, ncols=len(kinds), loc="lower right", bbox_to_anchor=(1, 1))

@@ -27,7 +27,9 @@ MEDIAN_LINES = 8  # of a chapter's code cells: most are a few lines
 OPENING_LINES = 6  # of what the reader needs, builds and learns
 REMEMBER = range(3, 6)
 QUESTIONS = 3
+EXERCISES = range(1, 3)
 SLEEP = 0.2  # seconds a cell may sleep at a time
+OURS = ("thyme", "gredis", "chat", "multichat")
 IGNORED = 0.05  # part of the code cells whose output may go uncompared
 
 Complaints = Iterator[str]
@@ -207,6 +209,40 @@ def shows_the_real_code(chapter: Chapter) -> Complaints:
         yield "no cell shows the real code with inspect.getsource"
 
 
+def leads_to_the_files_it_shows(chapter: Chapter) -> Complaints:
+    """And back: a module says in its docstring in which chapter it is taught."""
+    for module in sorted(shown_modules(chapter)):
+        path = ROOT / (module.replace(".", "/") + ".py")
+        if not path.exists():
+            path = path.with_suffix("") / "__init__.py"
+        place = path.relative_to(ROOT)
+        if f"](../{place})" not in chapter.prose:
+            yield f"it shows {place} and has no link to ../{place}"
+        if chapter.path.name not in (ast.get_docstring(ast.parse(path.read_text())) or ""):
+            yield f"{place} does not say: Taught in notebooks/{chapter.path.name}"
+
+
+def shown_modules(chapter: Chapter) -> set[str]:
+    """The modules of this repository from which `inspect.getsource` shows something."""
+    tree = ast.parse("\n".join(plain(cell.source) for cell in chapter.code))
+    homes = {}  # a name in the notebook ► the module where it comes from
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                is_module = (ROOT / (inside.replace(".", "/") + ".py")).exists()
+                homes[alias.asname or alias.name] = inside if is_module else node.module
+        elif isinstance(node, ast.Import):
+            homes.update({alias.asname or alias.name: alias.name for alias in node.names})
+    shown = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "inspect.getsource":
+            argument = ast.unparse(node.args[0])
+            inside = [name for name in homes if f"{argument}.".startswith(f"{name}.")]
+            shown |= {homes[name] for name in inside}
+    return {module for module in shown if module.split(".")[0] in OURS}
+
+
 def ends_with_what_to_remember(chapter: Chapter) -> Complaints:
     lines = re.findall(r"^- ", chapter.section("Remember"), re.M)
     if len(lines) not in REMEMBER:
@@ -222,16 +258,17 @@ def asks_questions(chapter: Chapter) -> Complaints:
 def has_an_exercise_that_can_be_done(chapter: Chapter) -> Complaints:
     """Cells tagged exercise, check and solution; the last two end with what the check says."""
     found = [chapter.tagged(tag) for tag in ("exercise", "check", "solution")]
-    if not chapter.section("Exercise") or any(len(cells) != 1 for cells in found):
-        yield "expected '## Exercise' and one cell of each tag: exercise, check, solution"
+    one_of_each = len({len(cells) for cells in found}) == 1 and len(found[0]) in EXERCISES
+    if not chapter.section("Exercise") or not one_of_each:
+        yield "expected '## Exercise' and one cell of each tag (or two): exercise, check, solution"
         return
-    [_], [check], [solution] = found
-    if shown(check) != "False":
-        yield f"the stub should fail the check (False), which says {shown(check)!r}"
-    if shown(solution) != "True":
-        yield f"the solution should pass the check (True), which says {shown(solution)!r}"
-    if not solution.metadata.get("jupyter", {}).get("source_hidden"):
-        yield "the solution is not folded (jupyter: source_hidden)"
+    for _, check, solution in zip(*found, strict=True):
+        if shown(check) != "False":
+            yield f"the stub should fail the check (False), which says {shown(check)!r}"
+        if shown(solution) != "True":
+            yield f"the solution should pass the check (True), which says {shown(solution)!r}"
+        if not solution.metadata.get("jupyter", {}).get("source_hidden"):
+            yield "the solution is not folded (jupyter: source_hidden)"
 
 
 def leaves_nothing(chapter: Chapter) -> Complaints:
@@ -271,6 +308,7 @@ RULES: list[Callable[[Chapter], Complaints]] = [
     is_a_good_guest,
     draws,
     shows_the_real_code,
+    leads_to_the_files_it_shows,
     ends_with_what_to_remember,
     asks_questions,
     has_an_exercise_that_can_be_done,

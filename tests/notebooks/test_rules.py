@@ -137,6 +137,14 @@ BROKEN = [
     (rules.is_a_good_guest, replacing("0.2", "later")),
     (rules.draws, without("you_are_here")),
     (rules.shows_the_real_code, without("inspect")),
+    (
+        rules.leads_to_the_files_it_shows,
+        adding(code("from thyme import cli\ninspect.getsource(cli.main)")),
+    ),
+    (
+        rules.leads_to_the_files_it_shows,
+        adding(code("from gredis import Letter as L\ninspect.getsource(L)")),
+    ),
     (rules.ends_with_what_to_remember, replacing("- b\n- c", "b, c")),
     (rules.asks_questions, replacing("<details>3</details>", "3")),
     (rules.has_an_exercise_that_can_be_done, without("passes(answer)")),

@@ -1,0 +1,117 @@
+"""What the chapters share: a hub beside the cells, programs, what is left, and the figures."""
+
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import CancelledError
+
+import gevent
+import pytest
+from course import figures, leftovers
+from course.hub import Hub
+from course.programs import Program
+from gevent.server import StreamServer
+
+
+@pytest.fixture
+def hub():
+    with Hub() as hub:
+        yield hub
+
+
+def test_a_hub_calls_in_a_greenlet_of_its_own_thread(hub):
+    where = hub.call(lambda: (threading.get_native_id(), type(gevent.getcurrent())))
+    assert where == (hub.native_id, gevent.Greenlet)
+    assert threading.get_native_id() != hub.native_id
+
+
+def test_a_hub_hands_on_what_is_raised(hub):
+    with pytest.raises(ZeroDivisionError):
+        hub.call(lambda: 1 / 0)
+
+
+def test_a_server_on_a_hub_answers_while_this_thread_blocks(hub):
+    def serve():
+        server = StreamServer(("127.0.0.1", 0), lambda connected, _: connected.sendall(b"hello"))
+        server.start()
+        return server
+
+    server = hub.call(serve)
+    with socket.create_connection(server.address[:2], timeout=5) as plain:
+        assert plain.recv(5) == b"hello"
+    hub.call(server.stop)
+
+
+def test_a_stopped_hub_leaves_no_thread_and_no_greenlet():
+    at_first = leftovers.take_stock()
+    hub = Hub()
+    waiting = hub.spawn(gevent.sleep, 1000)
+    assert hub.call(lambda: "served") == "served"
+    hub.stop()
+    assert isinstance(waiting.exception(5), gevent.GreenletExit | CancelledError)
+    assert not hub.alive
+    assert leftovers.since(at_first) == []
+    with pytest.raises(RuntimeError):
+        hub.call(print)
+
+
+def test_a_program_says_what_it_prints_and_its_log_is_gone_with_it():
+    code = "import sys, time; print('starting'); print('port http://127.0.0.1:42', flush=True); "
+    program = Program("-c", code + "print('oh', file=sys.stderr, flush=True); time.sleep(1000)")
+    assert program.port() == 42
+    assert program.said[0] == "starting"
+    assert program.end() != 0
+    assert not program.log.exists()
+
+
+def test_a_program_that_ends_too_early_is_reported_with_its_log():
+    with Program("-c", "import sys; sys.exit('no luck')") as program:
+        with pytest.raises(RuntimeError, match="no luck"):
+            program.line("ready")
+
+
+@pytest.mark.parametrize("kind", ["child", "thread", "greenlet", "listening socket"])
+def test_what_is_left_is_noticed(kind, monkeypatch):
+    monkeypatch.setattr(leftovers, "SECONDS", 0.1)
+    at_first = leftovers.take_stock()
+    ended = threading.Event()
+    if kind == "child":
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    elif kind == "thread":
+        threading.Thread(target=ended.wait, name="left").start()
+    elif kind == "greenlet":
+        sleeper = gevent.spawn(gevent.sleep, 1000)
+        gevent.sleep(0)
+    else:
+        listener = socket.create_server(("127.0.0.1", 0))
+    assert [what for what, _ in leftovers.since(at_first)] == [kind]
+    ended.set()
+    if kind == "child":
+        child.communicate()
+    elif kind == "greenlet":
+        sleeper.kill()
+    elif kind == "listening socket":
+        listener.close()
+    assert leftovers.since(at_first) == []
+
+
+def test_figures_are_the_same_bytes_each_time():
+    def drawn():
+        return [
+            figures.you_are_here(3),
+            figures.system_map(),
+            figures.sequence("Who talks.", ["a", "b"], [("a", "b", "hello")], a="ours"),
+            figures.layout("A frame.", [(1, "FIN\n1"), (7, "…"), (40, "long\nover", "ours")]),
+            figures.turns("Whose turn.", ["a", "b", "a"], b="store"),
+        ]
+
+    assert [each._repr_svg_() for each in drawn()] == [each._repr_svg_() for each in drawn()]
+
+
+def test_a_field_that_goes_over_the_row_is_drawn_in_pieces():
+    assert figures._pieces([(24, "head"), (16, "tail")], row=32) == [
+        (0, 0, 24, "head", "plain"),
+        (0, 24, 8, "tail", "plain"),
+        (1, 0, 8, "", "plain"),
+    ]
