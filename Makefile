@@ -10,7 +10,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lab check bench notebooks book
+.PHONY: help chat test lab check bench notebooks book autobahn
 
 help:  ## show this
 	@echo "make chat    run the chat on http://127.0.0.1:8000 (ARGS=\"--port 0\" for another port)"
@@ -19,6 +19,7 @@ help:  ## show this
 	@echo "make bench   measure beside Daphne, Uvicorn, … (ARGS=\"--case echo --size 0.2\")"
 	@echo "make check   lint, formatting, types"
 	@echo "make book    the course as pages to read, in build/book"
+	@echo "make autobahn  its fuzzing client against thyme (needs a Python 2.7; ARGS='\"9.*\"')"
 	@echo "make notebooks   execute the course anew and keep its outputs (CHAPTERS=00_tour.ipynb)"
 
 chat: .venv/.has-chat
@@ -36,6 +37,9 @@ notebooks: .venv/.has-test
 
 book: .venv/.has-lab
 	@$(BIN)/python notebooks/book.py $(ARGS)
+
+autobahn: .venv/.has-chat
+	@$(BIN)/python tests/oracles/autobahn.py $(ARGS)
 
 check: .venv/.has-check
 	$(BIN)/ruff check .

@@ -223,14 +223,18 @@ class Conversation:
         websocket.receive_eof()
 
     def _read_more(self) -> None:
-        try:
-            data = self.stream.read()
-        except ReadCancelled:
-            return  # something has changed: our caller looks again
-        if data:
-            self._websocket.receive_data(data)
+        websocket = self._websocket
+        if websocket.holds:
+            websocket.go_on()
         else:
-            self._websocket.receive_eof()
+            try:
+                data = self.stream.read()
+            except ReadCancelled:
+                return  # something has changed: our caller looks again
+            if data:
+                websocket.receive_data(data)
+            else:
+                websocket.receive_eof()
         self._flush()
 
     def _flush(self) -> None:

@@ -6,6 +6,7 @@ Decided here: what makes a handshake good, how ASGI's events map to frames, that
 and which code an ending has.
 
     receive_data(bytes), receive_eof()      then take from `events`, and send `data_to_send()`
+    go_on()                                 the same, when all is taken and `holds` says so
     accept(), send(), close()               then send `data_to_send()`
 
 Sources: RFC 6455, RFC 7692; https://asgi.readthedocs.io/en/latest/specs/www.html, "WebSocket".
@@ -86,6 +87,7 @@ class WebSocket:
         "_text",
         "ended",
         "events",
+        "holds",
         "messages_received",
         "messages_sent",
         "refusal",
@@ -93,15 +95,15 @@ class WebSocket:
 
     def __init__(self, request: Request, config: Config) -> None:
         self.events: deque[Event] = deque()
-        self.ended = False
+        self.ended = self.holds = False
         self.messages_received = self.messages_sent = 0
         self._fragments: list[bytes] | None = None
         self._max_size = config.message_bytes
         self._owed = 0  # bytes that the library needs to the end of the frame that it reads
-        self._rest = b""  # of a frame's head
+        self._rest = b""  # of a frame's head, or frames that wait for their turn
         self._text = False
         self._accepted = False
-        self._protocol = ServerProtocol(
+        self._protocol = _Protocol(
             extensions=_DEFLATE if config.compression else None,
             max_size=config.message_bytes,
             logger=_LOGGER,
@@ -174,6 +176,15 @@ class WebSocket:
         """Take bytes of frames. Send `data_to_send()` after it, and look at `events`."""
         if self._rest:
             data, self._rest = self._rest + data, b""
+        self._read_frames(data)
+
+    def go_on(self) -> None:
+        """Read the frames that `holds` tells of, when `events` is empty; then as above."""
+        data, self._rest = self._rest, b""
+        self._read_frames(data)
+
+    def _read_frames(self, data: bytes) -> None:
+        self.holds = False
         start, end = 0, len(data)
         while start < end and not self.ended:
             if self._owed:
@@ -192,6 +203,10 @@ class WebSocket:
                 unmasked = apply_mask(data[payload:after], data[payload - 4 : payload])
                 self._receive_message(data[start] == FIN_TEXT, unmasked)
                 start = after
+            elif self.events and self._protocol.state is State.OPEN:
+                # The frame may end the conversation: what came before it is answered first.
+                self._rest, self.holds = data[start:], True
+                return
             else:
                 self._owed = after - start
 
@@ -303,6 +318,18 @@ class WebSocket:
         """What is to be written now, as one piece."""
         writes = self._protocol.data_to_send()
         return writes[0] if len(writes) == 1 else b"".join(writes)
+
+
+class _Protocol(ServerProtocol):
+    """The library's, but a close frame may come between the fragments of a message.
+
+    RFC 6455 5.4: "Control frames MAY be injected in the middle of a fragmented message."
+    """
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
 
 
 def _sent_code(protocol: ServerProtocol) -> int:

@@ -122,13 +122,19 @@ def messages_of(parts: Iterator[bytes], config: Config, head: str) -> list[Any]:
     websocket = WebSocket(request, config)
     websocket.accept({})
     websocket.data_to_send()  # the handshake's answer, which has the time in it
-    answers = b""
+    answers, events = b"", []
     for part in parts:
         websocket.receive_data(part)
-        answers += websocket.data_to_send()
-        for event in websocket.events:
-            assert len(event.get("text") or event.get("bytes") or "") <= config.message_bytes
-    return [*websocket.events, answers]
+        while True:
+            answers += websocket.data_to_send()
+            for event in websocket.events:
+                assert len(event.get("text") or event.get("bytes") or "") <= config.message_bytes
+            events += websocket.events
+            websocket.events.clear()
+            if not websocket.holds:
+                break
+            websocket.go_on()
+    return [*events, answers]
 
 
 def check_requests(chance: random.Random) -> bytes:

@@ -37,6 +37,16 @@ def opened(fields: bytes = KEY + VERSION, config: Config | None = None) -> WebSo
     return WebSocket(request, config or Config())
 
 
+def all_events(websocket: WebSocket) -> list[dict[str, Any]]:
+    """As an application takes them: one after the other, until nothing is left to be read."""
+    found = list(websocket.events)
+    while websocket.holds:
+        websocket.events.clear()
+        websocket.go_on()
+        found += websocket.events
+    return found
+
+
 class Pair:
     """Our side and a client's, with bytes carried between them."""
 
@@ -65,7 +75,7 @@ class Pair:
         return self.events()
 
     def events(self) -> list[dict[str, Any]]:
-        found = list(self.server.events)
+        found = all_events(self.server)
         self.server.events.clear()
         return found
 
@@ -314,6 +324,49 @@ def test_messages_before_the_close_are_told_first_and_nothing_after_it() -> None
     bytes_after = b"\x81\x80aaaa"
     pair.server.receive_data(b"".join(pair.client.data_to_send()) + bytes_after)
     assert pair.events() == [text("last"), disconnect(1000)]
+
+
+def test_what_came_before_a_bad_frame_can_still_be_answered_rfc_6455_5_2() -> None:
+    pair = Pair().accept()
+    pair.client.send_text(b"good")
+    good = b"".join(pair.client.data_to_send())
+    reserved_bit = bytes([good[0] | 0x40]) + good[1:]
+
+    pair.server.receive_data(good + reserved_bit)
+
+    assert list(pair.server.events) == [text("good")]
+    pair.server.events.clear()
+    pair.server.send({"type": "websocket.send", "text": "answer"})
+    (answer,) = pair.to_client()
+    pair.server.go_on()
+    (close,) = pair.to_client()
+    assert (answer.opcode, answer.data) == (Opcode.TEXT, b"answer")
+    assert close.opcode is Opcode.CLOSE
+    (event,) = pair.events()
+    assert (event["type"], event["code"]) == ("websocket.disconnect", 1002)
+
+
+def test_what_came_before_a_close_can_still_be_answered_rfc_6455_5_5_1() -> None:
+    pair = Pair().accept()
+    pair.client.send_text(b"last words")
+    pair.client.send_close(1000)
+
+    pair.server.receive_data(b"".join(pair.client.data_to_send()))
+
+    assert pair.server.events.popleft() == text("last words")
+    pair.server.send({"type": "websocket.send", "text": "good bye"})
+    assert pair.to_client()[0].data == b"good bye"
+    pair.server.go_on()
+    assert pair.events() == [disconnect(1000, "")]
+
+
+def test_a_close_between_fragments_is_a_close_rfc_6455_5_4() -> None:
+    pair = Pair().accept()
+    pair.client.send_text(b"begun", fin=False)
+    pair.client.send_close(1000, "enough")
+
+    assert pair.to_server() == [disconnect(1000, "enough")]
+    assert pair.to_client()[0].data == b"\x03\xe8enough"
 
 
 def test_the_applications_close_has_its_code_and_reason_rfc_6455_7_1_2() -> None:
