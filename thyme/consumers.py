@@ -6,14 +6,15 @@ consumer and leaves the connection to a plain loop: receive an event, call its h
 straight to the socket. No asyncio is involved until the consumer ends.
 
     socket ──► receive ──► handler ──► send ──► socket      the connection's greenlet
-    channel layer ──► handler ──► send ──► socket           a second one, while messages come
+    channel layer ──► handler ──► send ──► socket           one that goes from consumer to consumer
 
 The consumer is unmodified: same handlers, same order, one at a time. What stays stock: asynchronous
 consumers, consumers that override `dispatch`, and `send` through a middleware that wraps it (that
 runs on the loop, as it must).
 
 This file decides how events reach handlers. It leaves the way to the consumer (routing, sessions,
-authentication) to Channels, and pages to `pages.py`.
+authentication) to Channels, which greenlet brings messages to `deliveries.py`, and pages to
+`pages.py`.
 """
 
 from __future__ import annotations
@@ -31,15 +32,19 @@ from channels.consumer import AsyncConsumer, SyncConsumer, get_handler_name
 from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 from channels.sessions import InstanceSessionWrapper
-from django.db import close_old_connections, connections
+from django.db import connections
 from gevent.lock import BoundedSemaphore
 
 from thyme.application import Event, Send
 from thyme.bridge import Bridge, belong_to, on_loop
+from thyme.deliveries import close_old_connections, deliveries
 from thyme.loop import patched
 
 THROWN_SECONDS = 60
 """At most so long for an exception to arrive that has been thrown; it takes one turn of the hub."""
+
+AT_ONCE = 16
+"""Messages that one consumer is handed before the others have their turn."""
 
 AsyncSend = Callable[[Event], Awaitable[None]]
 
@@ -109,35 +114,29 @@ class _Conversation:
         self.error: Exception | None = None
         self.receiving = self.thrown = False
         self.greenlet: gevent.Greenlet | None = None
-        self.second = False
+        self.deliveries = deliveries()
+        self.due = False
         self.next_message: Callable[[], Event | None] = lambda: None
 
     def run(self) -> None:
         """Hand events from the socket to the consumer until it has had enough."""
         self.greenlet = gevent.getcurrent()
-        self.context.run(self._run)
-
-    def _run(self) -> None:
         belong_to(self.bridge.loop)
-        receive, dispatch, used_database = self.bridge.blocking_receive, self._dispatch, False
+        receive, dispatch = self.bridge.blocking_receive, self._dispatch
         try:
             while True:
                 self.receiving = True
                 event = receive()
                 self.receiving = False
-                used_database = dispatch(event, used_database)
+                dispatch(event)
         except StopConsumer:
             pass
         finally:
             self.over = True
             connections.close_all()  # those of this greenlet, which ends
 
-    def _dispatch(self, message: Event, used_database: bool) -> bool:
-        """As `SyncConsumer.dispatch`, with the care for the database that Channels takes.
-
-        `used_database`: whether this greenlet may hold a connection; returns the same for the next
-        event. Most handlers of most consumers use none, and looking for it costs some µs.
-        """
+    def _dispatch(self, message: Event) -> None:
+        """As `SyncConsumer.dispatch`, with the care for the database that Channels takes."""
         with self.turn:
             if self.over:
                 self._end()
@@ -145,16 +144,14 @@ class _Conversation:
             try:
                 if handler is None:
                     raise ValueError(f"No handler for message type {message['type']}")
-                if used_database:
-                    close_old_connections()
+                close_old_connections()
                 try:
-                    handler(message)
+                    self.context.run(handler, message)
                 finally:
-                    used_database = close_used_connections()
+                    close_old_connections()
             except BaseException:
                 self.over = True  # before the other greenlet has its turn
                 raise
-        return used_database
 
     def _end(self) -> None:
         """The other greenlet's handler has ended the consumer."""
@@ -166,33 +163,24 @@ class _Conversation:
 
     def message_came(self) -> None:
         """There is a message in the channel; must not block."""
-        if not self.second and not self.over:
-            self.second = True
-            gevent.spawn_raw(self.context.copy().run, self._hand_over_messages)
+        if not self.due and not self.over:
+            self.due = True
+            self.deliveries.add(self._hand_over)
 
-    def _hand_over_messages(self) -> None:
-        belong_to(self.bridge.loop)
-        used_database = False
+    def _hand_over(self) -> None:
         try:
-            while not self.over and (message := self.next_message()) is not None:
-                used_database = self._dispatch(message, used_database)
+            for _ in range(AT_ONCE):
+                if self.over or (message := self.next_message()) is None:
+                    self.due = False
+                    return
+                self._dispatch(message)
         except Exception as error:  # StopConsumer, too: it ends the consumer
             self.error = error
             if self.receiving:
                 self.thrown = True
                 gevent.kill(self.greenlet, error)
-        finally:
-            self.second = False
-            if used_database:
-                connections.close_all()  # those of this greenlet, which ends
-
-
-def close_used_connections() -> bool:
-    """`close_old_connections`, and whether there was any in this greenlet."""
-    used = connections.all(initialized_only=True)
-    for connection in used:
-        connection.close_if_unusable_or_obsolete()
-    return bool(used)
+        else:
+            self.deliveries.add(self._hand_over)  # there may be more
 
 
 def _listen(layer: Any, channel: str, conversation: _Conversation) -> Callable[[], Awaitable[None]]:

@@ -290,6 +290,63 @@ def test_handlers_of_different_connections_overlap(ways):
     )
 
 
+def test_handlers_of_messages_overlap_when_they_wait(ways):
+    """A line for 40 members that all wait for each other: only the layer's messages run them."""
+    assert (
+        ways.both("""
+        arrived, gate = [], gevent.event.Event()
+        class Meets(WebsocketConsumer):
+            def connect(self):
+                async_to_sync(self.channel_layer.group_add)("room", self.channel_name)
+                self.accept()
+            def receive(self, text_data=None, bytes_data=None):
+                async_to_sync(self.channel_layer.group_send)("room", {"type": "room.line"})
+            def room_line(self, event):
+                arrived.append(1)
+                if len(arrived) == 40:
+                    gate.set()
+                self.send(text_data=str(gate.wait(10)))
+        application = serve(Meets)
+        peers = [Peer(application, WEBSOCKET, CONNECT) for _ in range(40)]
+        for peer in peers:
+            peer.next()
+        peers[0].say("x")
+        print(*(peer.next()["text"] for peer in peers))
+        for peer in peers:
+            peer.leave()
+        for peer in peers:
+            peer.end()
+    """).split()
+        == ["True"] * 40
+    )
+
+
+def test_context_variables_that_a_handler_sets_are_seen_by_all_later_handlers(ways):
+    assert (
+        ways.both("""
+        import contextvars
+        room = contextvars.ContextVar("room", default="none")
+        class Tells(WebsocketConsumer):
+            def connect(self):
+                room.set("lobby")
+                self.accept()
+            def receive(self, text_data=None, bytes_data=None):
+                async_to_sync(self.channel_layer.send)(self.channel_name, {"type": "layer.says"})
+            def layer_says(self, event):
+                self.send(text_data=room.get())
+                room.set("den")
+        peer = Peer(serve(Tells), WEBSOCKET, CONNECT)
+        peer.next()
+        for _ in range(2):
+            peer.say("x")
+            print(peer.next()["text"])
+        peer.leave()
+        peer.end()
+    """)
+        == "lobby\nden"
+    )
+
+
 def test_on_the_short_way_no_event_touches_the_loop(ways):
     assert (
         ways.short("""

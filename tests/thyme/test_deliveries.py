@@ -1,0 +1,103 @@
+"""Which greenlet brings what is due: one for all, and another one as soon as it has to wait."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from django.db.utils import ConnectionHandler
+from gevent.event import Event
+
+from thyme import deliveries as module
+from thyme.deliveries import Deliveries, close_old_connections, used_database
+from thyme.loop import close_shared_loop
+
+
+@pytest.fixture(autouse=True)
+def loop():
+    with gevent.Timeout(10):
+        yield
+    close_shared_loop()
+
+
+def test_calls_that_do_not_wait_share_a_greenlet_and_keep_their_order():
+    deliveries, seen, done = Deliveries(), [], Event()
+    for number in range(100):
+        deliveries.add(lambda number=number: seen.append((gevent.getcurrent(), number)))
+    deliveries.add(done.set)
+    done.wait()
+    assert [number for _, number in seen] == list(range(100))
+    assert len({greenlet for greenlet, _ in seen}) == 1
+
+
+def test_calls_that_wait_do_so_side_by_side():
+    deliveries, gate, waiting, passed = Deliveries(), Event(), [], []
+
+    def wait() -> None:
+        waiting.append(1)
+        if len(waiting) == 40:
+            gate.set()
+        gate.wait()
+        passed.append(1)
+
+    for _ in range(40):
+        deliveries.add(wait)
+    while len(passed) < 40:
+        gevent.sleep(0)
+
+
+def test_a_call_that_waits_does_not_stop_what_becomes_due_later():
+    deliveries, gate, later, ended = Deliveries(), Event(), Event(), Event()
+    deliveries.add(lambda: (gate.wait(), ended.set()))
+    gevent.sleep(0)
+    deliveries.add(later.set)
+    later.wait()
+    assert not ended.is_set()
+    gate.set()
+    ended.wait()
+
+
+def test_the_hub_has_its_turn_while_much_is_due(monkeypatch):
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.0)
+    deliveries, seen, done = Deliveries(), [], Event()
+
+    def again() -> None:
+        if len(seen) < 100:
+            deliveries.add(again)
+        else:
+            done.set()
+
+    def other() -> None:
+        while not done.is_set():
+            seen.append(1)
+            gevent.sleep(0)
+
+    deliveries.add(again)
+    gevent.spawn(other)
+    done.wait()
+
+
+def test_what_becomes_due_in_a_call_is_called():
+    deliveries, done = Deliveries(), Event()
+    deliveries.add(lambda: deliveries.add(done.set))
+    done.wait()
+
+
+@pytest.mark.parametrize(("seconds", "stays"), [(0, False), (60, True)])
+def test_a_greenlet_that_has_opened_a_connection_looks_after_it(
+    monkeypatch, tmp_path, django_db_blocker, seconds, stays
+):
+    engine = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "db"}
+    connections = ConnectionHandler({"default": engine | {"CONN_MAX_AGE": seconds}})
+    monkeypatch.setattr(module, "connections", connections)
+
+    def handle() -> list[bool]:
+        said = [used_database()]
+        connections["default"].ensure_connection()
+        said.append(used_database())
+        close_old_connections()
+        said.append(connections["default"].connection is not None)
+        return [*said, used_database()]
+
+    with django_db_blocker.unblock():
+        assert gevent.spawn(handle).get() == [False, True, stays, stays]
+        connections.close_all()

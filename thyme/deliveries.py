@@ -1,0 +1,105 @@
+"""Messages of the channel layer, brought to synchronous consumers by one greenlet for all.
+
+A line in a room of 500 makes 500 consumers due at once, and a greenlet for each would cost more
+than most of their handlers do. So one greenlet goes from consumer to consumer. When a handler waits
+(for its database, or for a peer that does not read) gevent tells us, and another greenlet goes on
+with the rest: handlers that wait do so side by side, those that do not cost no greenlet.
+
+    due: ann, bob, carl, dora …      greenlet 1   ann ─► bob (waits for Postgres ………………) ─► ends
+                                     greenlet 2            └► carl ─► dora ─► …
+
+This file decides which greenlet calls; what is called is the conversation's of `consumers.py`.
+Read next: `pages.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from django.db import connections
+from django.db.backends.signals import connection_created
+from gevent import monkey
+
+from thyme.bridge import belong_to
+from thyme.loop import shared_loop
+
+TURN_SECONDS = 0.005
+"""After so long the hub has its turn: sockets are polled, others run. As gevent's own callbacks."""
+
+
+class Deliveries:
+    """Those to whom something is to be brought, in one thread: each is a function to call.
+
+    The functions may block, and must not raise.
+    """
+
+    def __init__(self) -> None:
+        self._due: deque[Callable[[], None]] = deque()
+        self._current: Any = None  # the greenlet that goes from one to the next
+
+    def add(self, call: Callable[[], None]) -> None:
+        """Have `call` called soon, once; never blocks."""
+        self._due.append(call)
+        if self._current is None:
+            self._current = gevent.spawn_raw(self._run)
+
+    def _run(self) -> None:
+        greenlet, due = gevent.getcurrent(), self._due
+        belong_to(shared_loop())
+        greenlet.switch_out = self._waits
+        until = time.monotonic() + TURN_SECONDS
+        try:
+            while due and self._current is greenlet:
+                due.popleft()()
+                if time.monotonic() >= until:
+                    break
+        finally:
+            self._waits()
+            if used_database():
+                connections.close_all()  # those of this greenlet, which ends
+
+    def _waits(self) -> None:
+        """The greenlet that goes from one to the next waits, or ends: another one goes on."""
+        if gevent.getcurrent() is self._current:
+            self._current = gevent.spawn_raw(self._run) if self._due else None
+
+
+_of_this_thread = monkey.get_original("_thread", "_local")()
+
+
+def deliveries() -> Deliveries:
+    """Those of this thread."""
+    found: Deliveries | None = getattr(_of_this_thread, "deliveries", None)
+    if found is None:
+        found = _of_this_thread.deliveries = Deliveries()
+    return found
+
+
+def _connected(**known: Any) -> None:
+    gevent.getcurrent().used_database = True
+
+
+connection_created.connect(_connected, dispatch_uid="thyme.deliveries")
+
+
+def used_database() -> bool:
+    """Whether this greenlet may hold an open database connection.
+
+    Most handlers of most consumers use none, and asking Django for those of a greenlet costs some
+    microseconds; that one was opened Django says itself.
+    """
+    return getattr(gevent.getcurrent(), "used_database", False)
+
+
+def close_old_connections() -> None:
+    """Django's, for a greenlet: as before and after each request."""
+    if used_database():
+        known = connections.all(initialized_only=True)
+        for connection in known:
+            connection.close_if_unusable_or_obsolete()
+        if not any(connection.connection is not None for connection in known):
+            gevent.getcurrent().used_database = False
