@@ -4,6 +4,7 @@
     unix:PATH            a unix socket; a stale one is replaced, one that is served is not
     fd://N               a listening socket that we inherited: from systemd, or `processes.py`
 
+Taught in notebooks/01_sockets.ipynb.
 Read next: `server.py`, which accepts from them.
 """
 

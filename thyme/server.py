@@ -4,6 +4,7 @@ gevent is used openly: nothing is patched, and a `Server` runs in whichever thre
 `start()`, on that thread's hub (a notebook's hub thread included). While nothing happens it makes
 no system call: there is no timer and nothing is polled.
 
+Taught in notebooks/01_sockets.ipynb.
 Read next: `connection.py`, what happens on one socket; `config.py`, what can be set;
 `listeners.py`, where it listens.
 """
