@@ -64,8 +64,10 @@ class Bridge:
         self.outgoing: SimpleQueue = SimpleQueue()
         self.asked: SimpleQueue = SimpleQueue()
         self.reader: gevent.Greenlet | None = None
+        self.reading = False
         self.events: deque[Event] = deque()
-        self.waiting: deque[asyncio.Future[Event]] = deque()
+        self.error: Exception | None = None
+        self.waiting: deque[asyncio.Future[None]] = deque()
         self.task: asyncio.Task[None] | None = None
         self.direct = False
         server = getattr(send, "__self__", None)
@@ -107,9 +109,9 @@ class Bridge:
         try:
             result = call(*arguments)
         except Exception as error:
-            self.loop.call_soon_threadsafe(_fail, future, error)
+            self.loop.settle(future, error=error)
         else:
-            self.loop.call_soon_threadsafe(_resolve, future, result)
+            self.loop.settle(future, result)
 
     async def in_connection(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What `call` returns, called in the connection's greenlet, where it may block."""
@@ -138,60 +140,69 @@ class Bridge:
         self.direct = True
         await self.in_connection(conversation)
 
+    # Receiving. An event waits in `events` until somebody takes it, so a cancelled call loses none.
+
     async def receive(self) -> Event:
-        """ASGI's `receive`; what a cancelled call had asked for goes to the next call."""
+        """ASGI's `receive`."""
+        while (event := self.take()) is None:
+            await self.arrival()
+        return event
+
+    def take(self) -> Event | None:
+        """The next event, if there is one already; never blocks. Raises what receiving raised."""
         if self.events:
             return self.events.popleft()
-        if not self.waiting and (event := self.receive_now()) is not None:
-            return event
-        future: asyncio.Future[Event] = self.loop.create_future()
+        if self.reading:
+            return None
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return self.receive_now()
+
+    async def arrival(self) -> None:
+        """Return when there may be something to take; also after `notify()`."""
+        future: asyncio.Future[None] = self.loop.create_future()
         self.waiting.append(future)
-        if len(self.waiting) == 1:
+        if not self.reading:
             self._ask()
-        return await future
+        try:
+            await future
+        except asyncio.CancelledError:
+            if not future.cancelled():  # it had been told: somebody else is to take what came
+                self.notify()
+            raise
+
+    def notify(self) -> None:
+        """There may be something to take: tell one of those who wait. From any greenlet."""
+        while self.waiting:
+            future = self.waiting.popleft()
+            if not future.done():  # not cancelled meanwhile
+                self.loop.settle(future, None)
+                break
 
     def _ask(self) -> None:
+        self.reading = True
         if self.reader is None:
             self.reader = gevent.spawn(self._read)
-        self.asked.put(True)
+        else:
+            self.asked.put(True)
 
     def _read(self) -> None:
         """Receive one event each time that it is asked for: what is not wanted stays unread."""
-        while self.asked.get():
+        while True:
             try:
-                event = self.blocking_receive()
+                self.events.append(self.blocking_receive())
             except Exception as error:
-                self.loop.call_soon_threadsafe(self._deliver_error, error)
-            else:
-                self.loop.call_soon_threadsafe(self._deliver, event)
-
-    def _deliver(self, event: Event) -> None:
-        self.events.append(event)
-        while self.waiting and self.events:
-            future = self.waiting.popleft()
-            if not future.done():  # not cancelled meanwhile
-                future.set_result(self.events.popleft())
-        if self.waiting:
-            self._ask()
-
-    def _deliver_error(self, error: Exception) -> None:
-        for future in self.waiting:
-            _fail(future, error)
-        self.waiting.clear()
+                self.error = error
+            self.reading = False
+            self.notify()
+            if self.waiting:
+                self._ask()
+            self.asked.get()
 
 
 def _nothing() -> None:
     """There is never an event here already: somebody else's `receive` can only block."""
-
-
-def _resolve(future: asyncio.Future[Any], result: Any) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
 
 
 def on_loop(loop: HubLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -8,13 +8,13 @@ straight to the socket. No asyncio is involved until the consumer ends.
     socket ──► receive ──► handler ──► send ──► socket      the connection's greenlet
     channel layer ──► handler ──► send ──► socket           one that goes from consumer to consumer
 
-The consumer is unmodified: same handlers, same order, one at a time. What stays stock: asynchronous
-consumers, consumers that override `dispatch`, and `send` through a middleware that wraps it (that
+The consumer is unmodified: same handlers, same order, one at a time. What stays stock:
+consumers that override `dispatch`, and `send` through a middleware that wraps it (that
 runs on the loop, as it must).
 
 This file decides how events reach handlers. It leaves the way to the consumer (routing, sessions,
-authentication) to Channels, which greenlet brings messages to `deliveries.py`, and pages to
-`pages.py`.
+authentication) to Channels, asynchronous consumers to `dispatch.py`, which greenlet brings
+messages to `deliveries.py`, and pages to `pages.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from channels.sessions import InstanceSessionWrapper
 from django.db import connections
 from gevent.lock import BoundedSemaphore
 
+from thyme import dispatch
 from thyme.application import Event, Send
 from thyme.bridge import Bridge, belong_to, on_loop
 from thyme.deliveries import close_old_connections, deliveries
@@ -50,14 +51,16 @@ AsyncSend = Callable[[Event], Awaitable[None]]
 
 
 def install() -> None:
-    """Let synchronous consumers that run behind our bridge take the short way."""
+    """Let the consumers that run behind our bridge take the short way, asynchronous ones, too."""
     SyncConsumer.__call__ = _call
+    dispatch.install()
 
 
 def uninstall() -> None:
     """Let all consumers run the stock way again."""
     if "__call__" in vars(SyncConsumer):
         del SyncConsumer.__call__
+    dispatch.uninstall()
 
 
 async def _call(self: SyncConsumer, scope: Any, receive: Any, send: AsyncSend) -> None:
@@ -122,13 +125,13 @@ class _Conversation:
         """Hand events from the socket to the consumer until it has had enough."""
         self.greenlet = gevent.getcurrent()
         belong_to(self.bridge.loop)
-        receive, dispatch = self.bridge.blocking_receive, self._dispatch
+        receive, hand_over = self.bridge.blocking_receive, self._dispatch
         try:
             while True:
                 self.receiving = True
                 event = receive()
                 self.receiving = False
-                dispatch(event)
+                hand_over(event)
         except StopConsumer:
             pass
         finally:

@@ -43,11 +43,14 @@ class SerialExecutor(Executor):
         self._jobs: SimpleQueue = SimpleQueue()
         self._greenlet: gevent.Greenlet | None = None
         self._closed = False
+        self.jobs = 0  # taken so far
+        self.looked_at = 0  # of them, when somebody last found that they have left nothing open
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Queue `fn(*args, **kwargs)`; raises `RuntimeError` after `shutdown()`."""
         if self._closed:
             raise RuntimeError("the connection of this executor has ended: it takes no more calls")
+        self.jobs += 1
         future: Future[Result] = Future()
         self._jobs.put((future, lambda: fn(*args, **kwargs)))
         if self._greenlet is None:

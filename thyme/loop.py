@@ -121,6 +121,7 @@ class HubLoop(_Base):
 
     def __init__(self) -> None:
         self._waiting = HubSelector()
+        self._greenlet: Any = None
         super().__init__(self._waiting)
 
     def run_forever(self) -> None:
@@ -129,9 +130,11 @@ class HubLoop(_Base):
         self._check_running()
         try:
             self._waiting.start()
+            self._greenlet = getcurrent()
             with Turns():
                 super().run_forever()
         finally:
+            self._greenlet = None
             self._waiting.stop()
 
     # Waking. asyncio writes a byte into a pair of sockets to wake its selector; the hub needs
@@ -146,6 +149,24 @@ class HubLoop(_Base):
     def _write_to_self(self) -> None:
         """Wake the selector; called by `call_soon_threadsafe`, from any thread or greenlet."""
         self._waiting.wake_from_anywhere()
+
+    def settle(
+        self, future: asyncio.Future[Any], result: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Give `future` its result or error, if it still waits; from any greenlet of this thread.
+
+        `call_soon_threadsafe` would do the same with a call more for the loop to schedule and run;
+        in debug mode it is used, because only the loop's own greenlet may schedule there.
+        """
+        if self.get_debug() and getcurrent() is not self._greenlet:
+            self.call_soon_threadsafe(self.settle, future, result, error)
+        elif future.done():
+            pass
+        elif error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+        self._waiting.wake()
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """As asyncio's, but Python's own handler wakes the loop, not a wake-up descriptor."""

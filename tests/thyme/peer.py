@@ -57,3 +57,10 @@ class Peer:
         """Wait for the application; what it sent that nobody has taken yet."""
         self.greenlet.get(timeout=10)
         return [self.sent.get() for _ in range(self.sent.qsize())]
+
+
+class ReadyPeer(Peer):
+    """A server's half that can say what is there already, as our own server's can."""
+
+    def receive_now(self) -> Any:
+        return self.incoming.get_nowait() if self.incoming.qsize() else None

@@ -7,6 +7,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import asyncio
 import contextlib
 import io
 import json
@@ -30,7 +31,7 @@ django.setup()
 
 from asgiref.sync import async_to_sync
 from channels.exceptions import DenyConnection, StopConsumer
-from channels.generic.websocket import WebsocketConsumer
+from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from channels.layers import channel_layers
 from channels.routing import ProtocolTypeRouter
 from channels.sessions import SessionMiddlewareStack
@@ -40,7 +41,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import clear_url_caches, path
 
 import thyme.loop
-from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
+from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer, ReadyPeer
 from thyme import consumers
 from thyme.application import esque
 
@@ -106,7 +107,8 @@ def as_it_was():
     yield
     vars(settings._wrapped).clear()
     vars(settings._wrapped).update(before)
-    vars(settings).pop("SESSION_ENGINE", None)
+    for name in [name for name in vars(settings) if name.isupper()]:
+        del vars(settings)[name]  # what LazySettings remembers
     urlpatterns.clear()
     clear_url_caches()
     signals.request_started.disconnect(dispatch_uid="started")
