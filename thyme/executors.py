@@ -9,16 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import gevent
 from gevent.queue import SimpleQueue
 
 Result = TypeVar("Result")
-Job = tuple[Future[Any], Callable[[], Any]]
 
 
-def _run(future: Future[Any], call: Callable[[], Any]) -> None:
+class Outcome(Protocol):
+    """What a job reports to: a `concurrent.futures.Future`, or something lighter of a loop's."""
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """The job is about to run; False when nobody wants it any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """It has ended, with this result."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """It has ended, with this error."""
+
+    def cancel(self) -> object:
+        """It will never run."""
+
+
+def _run(future: Outcome, call: Callable[[], Any]) -> None:
     """Do one job and settle its future, as `concurrent.futures` workers do."""
     if not future.set_running_or_notify_cancel():
         return
@@ -48,14 +64,18 @@ class SerialExecutor(Executor):
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Queue `fn(*args, **kwargs)`; raises `RuntimeError` after `shutdown()`."""
+        future: Future[Result] = Future()
+        self.start(future, partial(fn, *args, **kwargs))
+        return future
+
+    def start(self, outcome: Outcome, call: Callable[[], Any]) -> None:
+        """Queue `call()`, which reports to `outcome`; raises `RuntimeError` after `shutdown()`."""
         if self._closed:
             raise RuntimeError("the connection of this executor has ended: it takes no more calls")
         self.jobs += 1
-        future: Future[Result] = Future()
-        self._jobs.put((future, lambda: fn(*args, **kwargs)))
+        self._jobs.put((outcome, call))
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._work)
-        return future
 
     def _work(self) -> None:
         try:
@@ -91,13 +111,17 @@ class GreenletExecutor(Executor):
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Start `fn(*args, **kwargs)` in a new greenlet; `RuntimeError` after `shutdown()`."""
+        future: Future[Result] = Future()
+        self.start(future, partial(fn, *args, **kwargs))
+        return future
+
+    def start(self, outcome: Outcome, call: Callable[[], Any]) -> None:
+        """Start `call()`, which reports to `outcome`; raises `RuntimeError` after `shutdown()`."""
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future: Future[Result] = Future()
-        greenlet = gevent.spawn(_run, future, lambda: fn(*args, **kwargs))
+        greenlet = gevent.spawn(_run, outcome, call)
         self._greenlets.add(greenlet)
         greenlet.rawlink(self._greenlets.discard)
-        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more jobs; by default wait for those that run."""

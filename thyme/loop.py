@@ -26,12 +26,13 @@ import warnings
 from asyncio import events, unix_events
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import gevent
 from gevent import getcurrent, monkey
 
-from thyme.executors import GreenletExecutor
+from thyme.executors import GreenletExecutor, SerialExecutor
 from thyme.selector import HubSelector
 
 State = tuple[asyncio.AbstractEventLoop | None, asyncio.Task[Any] | None, tuple[Any, ...], int]
@@ -191,9 +192,19 @@ class HubLoop(_Base):
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         """As asyncio's; in a patched process the default executor's "threads" are greenlets."""
-        if executor is None and self._default_executor is None and patched():
-            self._default_executor = GreenletExecutor()
-        future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
+        if executor is None:
+            if self._default_executor is None and patched():
+                self._default_executor = GreenletExecutor()
+            executor = self._default_executor
+            self._check_default_executor()
+        if not isinstance(executor, SerialExecutor | GreenletExecutor):
+            future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
+            return future
+        self._check_closed()
+        if self.get_debug():
+            self._check_callback(func, "run_in_executor")
+        future = self.create_future()
+        executor.start(_Awaited(self, future), partial(func, *args))
         return future
 
     async def _make_subprocess_transport(
@@ -224,6 +235,36 @@ class HubLoop(_Base):
     def _child_ended(self, code: int, transport: Any) -> None:
         if not self.is_closed():
             self.call_soon_threadsafe(transport._process_exited, code)
+
+
+class _Awaited:
+    """Reports the outcome of a job to a future of a loop.
+
+    What `asyncio.wrap_future` does for `concurrent.futures.Future`, whose locks are for threads.
+    """
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self, loop: HubLoop, future: asyncio.Future[Any]) -> None:
+        self.loop = loop
+        self.future = future
+
+    def set_running_or_notify_cancel(self) -> bool:
+        return not self.future.cancelled()
+
+    def set_result(self, result: Any) -> None:
+        if not self.loop.is_closed():
+            self.loop.settle(self.future, result)
+
+    def set_exception(self, error: BaseException) -> None:
+        if isinstance(error, StopIteration):  # a future refuses it
+            error = RuntimeError("the function raised StopIteration")
+        if not self.loop.is_closed():
+            self.loop.settle(self.future, error=error)
+
+    def cancel(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.future.cancel)
 
 
 def patched(module: str = "threading") -> bool:

@@ -293,8 +293,8 @@ def test_on_the_short_way_an_event_is_no_job_for_the_executor(without_layer):
         without_layer.short("""
         from asgiref.sync import sync_to_async
         from thyme.executors import SerialExecutor
-        jobs, submit = [], SerialExecutor.submit
-        SerialExecutor.submit = lambda self, *job: (jobs.append(job), submit(self, *job))[1]
+        jobs, start = [], SerialExecutor.start
+        SerialExecutor.start = lambda self, *job: (jobs.append(job), start(self, *job))[1]
         class Echo(AsyncWebsocketConsumer):
             async def receive(self, text_data=None, bytes_data=None):
                 if text_data == "synchronous":
@@ -306,7 +306,7 @@ def test_on_the_short_way_an_event_is_no_job_for_the_executor(without_layer):
             converse(Echo, "a", "synchronous", "b", "c")
             print(len(jobs))
         finally:
-            SerialExecutor.submit = submit
+            SerialExecutor.start = start
     """)
         == "0\n2"
     )
