@@ -17,6 +17,7 @@ Notebook: 06, asyncio on the hub.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import inspect
@@ -259,6 +260,10 @@ class _Awaited:
     def set_exception(self, error: BaseException) -> None:
         if isinstance(error, StopIteration):  # a future refuses it
             error = RuntimeError("the function raised StopIteration")
+        elif isinstance(
+            error, concurrent.futures.CancelledError
+        ):  # not the same class as asyncio's
+            error = asyncio.CancelledError(*error.args)
         if not self.loop.is_closed():
             self.loop.settle(self.future, error=error)
 

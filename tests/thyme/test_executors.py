@@ -1,11 +1,14 @@
 """Executors of greenlets."""
 
+import asyncio
+import concurrent.futures
 import weakref
 
 import gevent
 import pytest
 
 from thyme.executors import GreenletExecutor, SerialExecutor
+from thyme.loop import HubLoop
 
 
 def test_jobs_of_one_connection_run_in_order_in_one_greenlet():
@@ -96,3 +99,91 @@ def test_an_idle_executor_keeps_nothing_of_its_last_job():
     gevent.sleep(0)
     assert gone() is None
     executor.shutdown()
+
+
+# -- awaited on a loop
+
+
+@pytest.fixture(params=[False, True], ids=["", "debug"])
+def runner(request):
+    with asyncio.Runner(loop_factory=HubLoop, debug=request.param) as runner:
+        yield runner
+
+
+@pytest.mark.parametrize("executor", [SerialExecutor(), GreenletExecutor()])
+def test_a_coroutine_awaits_a_job_and_gets_its_result_or_error(runner, executor):
+    def fail(error: BaseException) -> None:
+        gevent.sleep(0)
+        raise error
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert await loop.run_in_executor(executor, max, 1, 2) == 2
+        for given, raised in (
+            (KeyError("mine"), KeyError),
+            (StopIteration(), RuntimeError),  # as from Python 3.12 on: a future refuses it
+            (concurrent.futures.CancelledError(), asyncio.CancelledError),
+        ):
+            with pytest.raises(raised):
+                await loop.run_in_executor(executor, fail, given)
+
+    runner.run(main())
+
+
+def test_a_cancelled_wait_takes_a_queued_job_away_but_not_one_that_runs(runner):
+    done: list[str] = []
+
+    async def main() -> None:
+        loop, executor = asyncio.get_running_loop(), SerialExecutor()
+        release = gevent.event.Event()
+
+        def first() -> None:
+            release.wait()
+            done.append("first")
+
+        running = loop.run_in_executor(executor, first)
+        queued = loop.run_in_executor(executor, done.append, "second")
+        await asyncio.sleep(0.001)
+        running.cancel()
+        queued.cancel()
+        release.set()
+        await loop.run_in_executor(executor, done.append, "third")
+
+    runner.run(main())
+    assert done == ["first", "third"]
+
+
+def test_a_killed_executor_cancels_those_who_await_it(runner):
+    async def main() -> None:
+        loop, executor = asyncio.get_running_loop(), SerialExecutor()
+        started = asyncio.Event()
+
+        def forever() -> None:
+            loop.call_soon_threadsafe(started.set)
+            gevent.sleep(60)
+
+        running = loop.run_in_executor(executor, forever)
+        queued = loop.run_in_executor(executor, print)
+        await started.wait()
+        assert executor._greenlet is not None
+        executor._greenlet.kill(block=False)
+        with pytest.raises(gevent.GreenletExit):
+            await running
+        with pytest.raises(asyncio.CancelledError):
+            await queued
+
+    runner.run(main())
+
+
+def test_a_job_may_end_after_the_loop_that_awaited_it():
+    release, executor = gevent.event.Event(), SerialExecutor()
+    loop = HubLoop()
+
+    async def main() -> None:
+        asyncio.get_running_loop().run_in_executor(executor, release.wait)
+
+    loop.run_until_complete(main())
+    loop.close()
+    release.set()
+    executor.shutdown()
+    assert executor.jobs == 1
