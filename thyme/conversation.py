@@ -14,7 +14,6 @@ import logging
 
 import gevent
 from gevent import Timeout
-from gevent.lock import Semaphore
 
 from thyme.application import Disconnected, EsqueApplication, Event, Scope
 from thyme.config import Config
@@ -60,7 +59,7 @@ class Conversation:
         stream.unread(leftover)
         self._connect_due = True
         self._denial: Response | None = None
-        self._reading = Semaphore()
+        self._reading = stream.reader
         self._heartbeat: Heartbeat | None = None
         self._flushing: gevent.Greenlet | None = None
         self.given_up = False  # as a slow client
@@ -130,15 +129,14 @@ class Conversation:
         """
         kind = event["type"]
         websocket = self._websocket
-        if websocket.ended or websocket.closing:
+        if kind == "websocket.send" and websocket.open:
+            if not self.begin_send(event):
+                self.finish_send()
+        elif websocket.ended or websocket.closing:
             if kind != "websocket.close":  # to close what is closed is no mistake
                 raise Disconnected("the WebSocket is closed")
         elif kind == "websocket.send":
-            if websocket.opening:
-                raise ApplicationError(f"got {kind!r}, expected 'websocket.accept' before it")
-            websocket.send(event)
-            if not self._begin_write(websocket.data_to_send()):
-                self.finish_send()
+            raise ApplicationError(f"got {kind!r}, expected 'websocket.accept' before it")
         elif kind == "websocket.accept":
             websocket.accept(event)
             self._flush()
@@ -154,7 +152,7 @@ class Conversation:
     def begin_send(self, event: Event) -> bool:
         """`send` of a message as far as it goes without blocking; False when the rest is due."""
         websocket = self._websocket
-        if websocket.opening or websocket.ended or websocket.closing:
+        if not websocket.open:
             self.send(event)  # raises
         websocket.send(event)
         return self._begin_write(websocket.data_to_send())

@@ -13,8 +13,6 @@ from __future__ import annotations
 import logging
 import os
 
-from gevent.lock import Semaphore
-
 from thyme.application import Disconnected, EsqueApplication, Event, Scope
 from thyme.config import DRAIN_BYTES, READ_BYTES
 from thyme.errors import ApplicationError, ReadCancelled
@@ -25,6 +23,7 @@ from thyme.stream import Stream
 _LOGGER = logging.getLogger("thyme.server")
 
 PATHSEND = "http.response.pathsend"
+_SELDOM = frozenset({PATHSEND, HINT})
 
 _FAILED = Refusal(500, "the application failed")
 
@@ -48,7 +47,7 @@ class Exchange:
         self._parser = parser
         self._server_header = server_header
         self._continue_due = request.expects_continue
-        self._reading = Semaphore()
+        self._reading = stream.reader
 
     def run(self, application: EsqueApplication, scope: Scope) -> bool:
         """Let the application answer; whether the connection can be used again.
@@ -101,12 +100,13 @@ class Exchange:
         Raises `ApplicationError` for what HTTP cannot carry, `Disconnected` when the peer is gone.
         """
         kind = event["type"]
-        if kind == PATHSEND:
+        if kind not in _SELDOM:
+            if not self.begin_send(event):
+                self.finish_send()
+        elif kind == PATHSEND:
             self._send_file(event["path"])
-        elif kind == HINT:
+        else:
             self.stream.write(self.response.hint(event))
-        elif not self.begin_send(event):
-            self.finish_send()
 
     def _send_file(self, path: str) -> None:
         """ASGI's extension "Path Send": the whole body is what the file at `path` holds now."""
@@ -192,7 +192,12 @@ class Exchange:
 
     def _finish(self) -> bool:
         self._over = True
-        response = self.response
+        response, events = self.response, self._parser.events
+        if response.complete and events and events[0] is END:  # the usual case: no body to come
+            events.popleft()
+            self.received = True
+            self._wake_reader()
+            return response.keep_alive
         if not response.begun:
             response.keep_alive = False
             self._answer(self._refusal or _FAILED)
@@ -215,11 +220,6 @@ class Exchange:
 
         RFC 9110 10.1.1: a peer that waits for 100 Continue may not send the body at all now.
         """
-        events = self._parser.events
-        if events and events[0] is END:
-            events.popleft()  # there was none, or all of it is read: the usual case
-            self.received = True
-            return True
         if self._continue_due or not self.response.keep_alive:
             return False
         budget = DRAIN_BYTES

@@ -113,6 +113,7 @@ class RequestParser:
     __slots__ = (
         "_body_size",
         "_config",
+        "_deciding",
         "_headers",
         "_parser",
         "_patience",
@@ -135,6 +136,7 @@ class RequestParser:
         self._request: Request | None = None
         self._target = b""
         self._headers: list[Header] = []
+        self._deciding: list[Header] = []
         self._body_size = 0
         self._silence = 0  # bytes since the head began, or since the last piece of body
         self.events: deque[ParserEvent] = deque()
@@ -207,6 +209,7 @@ class RequestParser:
             self._request = None
             self._target = b""
             self._headers = []
+            self._deciding = []
             self._body_size = 0
 
     def on_url(self, url: bytes) -> None:
@@ -219,7 +222,11 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.in_head:
-            self._headers.append((name.lower(), value.rstrip(OWS)))
+            name = name.lower()
+            field = (name, value.rstrip(OWS))
+            self._headers.append(field)
+            if name in _DECIDING:
+                self._deciding.append(field)
         # Else a trailer: RFC 9110 6.5.1 lets us discard it, and ASGI has no place for it.
 
     def on_headers_complete(self) -> None:
@@ -244,7 +251,7 @@ class RequestParser:
 
     def _complete_head(self) -> Request:
         parser, headers, target, config = self._parser, self._headers, self._target, self._config
-        method = parser.get_method().decode("ascii")
+        method = str(parser.get_method(), "ascii")
         version = parser.get_http_version()
         if len(headers) > config.header_fields or self._silence > config.head_bytes:
             _check_size(target, headers, config)
@@ -254,17 +261,18 @@ class RequestParser:
             target = _origin_form(target, method, headers)
         path, _, query = target.partition(b"?")
         request = Request(method, path, query, version, headers, parser.should_keep_alive())
-        deciding = [field for field in headers if field[0] in _DECIDING]
-        hosts = [value for name, value in deciding if name == b"host"]
-        _check_host(version, hosts)
-        if len(deciding) > len(hosts):
+        deciding = self._deciding
+        if len(deciding) != 1 or deciding[0][0] != b"host":
             self._decide(request, deciding)
+        elif not _is_host(deciding[0][1]):  # the usual request
+            raise _bad_host()
         return request
 
     def _decide(self, request: Request, deciding: list[Header]) -> None:
         fields: dict[bytes, list[bytes]] = {}
         for name, value in deciding:
             fields.setdefault(name, []).append(value)
+        _check_host(request.http_version, fields.get(b"host", []))
         _check_framing(request.http_version, fields, self._config)
         if b"expect" in fields:
             request.expects_continue = _expects_continue(request.http_version, fields[b"expect"])
@@ -328,6 +336,8 @@ def _origin_form(target: bytes, method: str, headers: list[Header]) -> bytes:
     if absolute is None:
         raise _Refused(400, "the target is neither a path nor an http URI")
     authority, rest = absolute[1], absolute[2] or b""
+    if not _is_host(authority):
+        raise _bad_host()
     for place, (name, _) in enumerate(headers):
         if name == b"host":
             # RFC 9112 3.2.2: "the origin server MUST ignore the received Host header field (if
@@ -342,9 +352,13 @@ def _check_host(version: str, hosts: list[bytes]) -> None:
     # than one Host header field line or a Host header field with an invalid field value."
     if len(hosts) == 1:
         if not _is_host(hosts[0]):
-            raise _Refused(400, "the Host field is not a host")
+            raise _bad_host()
     elif hosts or version == "1.1":
         raise _Refused(400, f"got {len(hosts)} Host fields, expected one")
+
+
+def _bad_host() -> _Refused:
+    return _Refused(400, "the Host field is not a host")
 
 
 @lru_cache(HOSTS_REMEMBERED)

@@ -36,6 +36,11 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
 NAMES_REMEMBERED = 1024
 """Distinct field names that are checked once only; applications use a few dozen."""
 
+LENGTHS_REMEMBERED = 1024
+"""Distinct lengths of bodies; a site's usual pages and answers."""
+
+_LAST_LINE: Final = b"\r\n"
+
 NO_CONTENT, RESET_CONTENT, NOT_MODIFIED = 204, 205, 304
 # RFC 9110 15.3.5, 15.4.5: such a response "is terminated by the end of the header section".
 _WITHOUT_CONTENT: Final = frozenset({NO_CONTENT, RESET_CONTENT, NOT_MODIFIED})
@@ -137,7 +142,7 @@ class Response:
                     continue
                 if b"\n" in value or b"\r" in value or b"\0" in value:
                     raise _dangerous(name, value)
-                lines.append(b"%b: %b\r\n" % (name, value))
+                lines += name, b": ", value, b"\r\n"
         except (TypeError, ValueError, AttributeError) as error:
             raise ApplicationError(f"headers: expected pairs of bytes: {error}") from error
         self._lines = lines
@@ -172,7 +177,7 @@ class Response:
         elif self._length is not None and self.status != NO_CONTENT:
             # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response
             # with a status code of 1xx (Informational) or 204 (No Content)."
-            lines.append(b"content-length: %d\r\n" % self._length)
+            lines.append(_length_field(self._length))
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         elif self._http_version == "1.0":
@@ -180,9 +185,7 @@ class Response:
             lines.append(b"connection: keep-alive\r\n")
         if not self._has_date:
             lines.append(_date_field(int(time.time())))
-        if not self._has_server:
-            lines.append(_server_field(self._server_header))
-        lines.append(b"\r\n")
+        lines.append(_LAST_LINE if self._has_server else _server_field(self._server_header))
         return lines
 
     def _choose_framing(self, body: Body, more: bool) -> Framing:
@@ -215,15 +218,14 @@ class Response:
             self._framing = self._choose_framing(body, more)
             self._missing = self._length or 0
             content = self._framed(body, more)
-            data = b"".join([*self._finish_head(), content])
+            lines = self._finish_head()
+            lines.append(content)
+            data = b"".join(lines)
             self.begun = True
         if not more:
-            self._await(TRAILERS if self._has_trailers else NOTHING)
+            self._awaited = TRAILERS if self._has_trailers else NOTHING
+            self.complete = not self._has_trailers
         return data
-
-    def _await(self, kind: str) -> None:
-        self._awaited = kind
-        self.complete = kind is NOTHING
 
     def _framed(self, body: Body, more: bool) -> bytes:
         if self._framing is Framing.LENGTH:
@@ -255,7 +257,8 @@ class Response:
             if name in _OURS:
                 raise ApplicationError(f"{name!r} cannot be a trailer")
         more = bool(event.get("more_trailers", False))
-        self._await(TRAILERS if more else NOTHING)
+        self.complete = not more
+        self._awaited = TRAILERS if more else NOTHING
         if self._framing is not Framing.CHUNKED:
             return b""  # RFC 9110 6.5: only some framings have a place for trailers
         return b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n" * (not more)
@@ -323,4 +326,12 @@ def _date_field(second: int) -> bytes:
 
 @lru_cache
 def _server_field(server_header: str) -> bytes:
-    return b"server: %b\r\n" % server_header.encode("ascii") if server_header else b""
+    """With the empty line that ends a head."""
+    if not server_header:
+        return _LAST_LINE
+    return b"server: %b\r\n\r\n" % server_header.encode("ascii")
+
+
+@lru_cache(LENGTHS_REMEMBERED)
+def _length_field(length: int) -> bytes:
+    return b"content-length: %d\r\n" % length

@@ -50,7 +50,8 @@ class Stream:
 
     `ended`: the peer has ended its side (or the connection is gone). `received`, `sent`: bytes so
     far. `unsent`: bytes that were written and that the kernel has not taken. `patience`: seconds
-    that a `write` may wait for the peer to read; None: for ever, and no timer.
+    that a `write` may wait for the peer to read; None: for ever, and no timer. `reader`: to be
+    held by whoever reads, where more than one greenlet may.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class Stream:
         "_writing_lock",
         "ended",
         "patience",
+        "reader",
         "received",
         "sent",
         "unsent",
@@ -84,6 +86,7 @@ class Stream:
         self._reading: Waiter | None = None
         self._writing: Waiter | None = None
         self._writing_lock = Semaphore()
+        self.reader = Semaphore()
         self._outgoing: list[bytes | memoryview] = []
         self._ahead = b""
         self._maybe_more = False

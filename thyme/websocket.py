@@ -138,6 +138,11 @@ class WebSocket:
         return self._protocol.state is State.CONNECTING and not self.ended
 
     @property
+    def open(self) -> bool:
+        """Whether messages can be sent."""
+        return self._protocol.state is State.OPEN and not self.ended
+
+    @property
     def closing(self) -> bool:
         """Whether a close frame was sent: the peer has nothing to send but its answer."""
         return self._protocol.state in (State.CLOSING, State.CLOSED)
@@ -316,6 +321,8 @@ class WebSocket:
 
     def data_to_send(self) -> bytes:
         """What is to be written now, as one piece."""
+        if not self._protocol.writes:
+            return b""
         writes = self._protocol.data_to_send()
         return writes[0] if len(writes) == 1 else b"".join(writes)
 
