@@ -253,6 +253,12 @@ class End(ABC):
             if not self.closed:
                 self._call(group, "leave", group)
 
+    def suspect(self, inbox: str) -> Any:
+        """Somebody has reason to think that this process is dead: the reply is OK (it is there),
+        ABSENT (not at the moment; if it stays so for `GRACE`, all are told) or GONE."""
+        self.start()
+        return self.lines[self.place_of(inbox)].session.confirm(inbox)
+
     def flush(self) -> list[Any]:
         """No group and no message any more, for all processes with this prefix; for tests."""
         return self._call_all("flush")

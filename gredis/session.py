@@ -178,9 +178,10 @@ class Session:
             call.fail(error)
         self._unsent.clear()
 
-    def confirm(self, inbox: str) -> None:
-        """Ask whether a suspect, `GRACE` seconds after it was one, is dead."""
-        self.call("confirm", inbox, int(900 * GRACE))  # clocks tick in milliseconds, timers do not
+    def confirm(self, inbox: str) -> Any:
+        """Ask whether a suspect, `GRACE` seconds after it was one, is dead: OK, ABSENT or GONE."""
+        # Clocks tick in milliseconds, timers do not.
+        return self.call("confirm", inbox, int(900 * GRACE))
 
     # -- the connection
 

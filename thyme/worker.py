@@ -1,186 +1,155 @@
 """The worker: takes connections from the crossbar and runs the application on them.
 
 One greenlet per connection, as in the server; the application cannot tell the difference. This file
-decides how many connections a worker takes and how it stops. What crosses, and the other half of
-the split, is in `relay.py`; the command line is `management/commands/runworker2.py`.
+decides how a worker stops; how many connections it takes and what crosses is decided in
+`worker_desk.py` and `worker_half.py`. The same on plain asyncio is `worker_asyncio.py`; the command
+line is `management/commands/runworker2.py`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import gevent
-from gevent.event import Event as Signal
+from gevent.event import Event as Bell
 
 from gredis.drivers.gevent import GeventCrossbar
-from gredis.errors import Full, Gone
-from gredis.messages import unpack
-from gredis.names import Address
-from thyme.application import Disconnected, EsqueApplication, Event, Scope
-from thyme.relay import DISCONNECTS, VERSION
+from gredis.errors import GredisError
+from thyme.application import Disconnected, EsqueApplication, Event
+from thyme.relay_gevent import GeventDriver
+from thyme.relay_messages import FAILED, STOPPED
+from thyme.relay_window import WINDOW, Window
+from thyme.worker_desk import CONNECTIONS, DRAIN_SECONDS, QUEUES, WorkerDesk
+from thyme.worker_half import Taken
+
+__all__ = ["CONNECTIONS", "DRAIN_SECONDS", "Worker"]
 
 log = logging.getLogger("thyme.worker")
 
-CONNECTIONS = 1_000
-"""Connections of one queue that a worker runs at the same time; more wait for another worker."""
+PART_SECONDS = 1.0
+"""At the end of a drain: for applications to return, and for the last words to be posted."""
 
-DRAIN_SECONDS = 5.0
-"""Seconds that requests in progress have to finish when the worker is told to stop."""
-
-FULL_SECONDS = 0.01
-"""Pause before a message is sent again to a server whose inbox is full."""
+PART_PAUSE = 0.005
 
 
 class Worker:
-    """Runs `application` on connections from `queues`, at most `connections` of each."""
+    """Runs `application` on connections from `queues`: at most so many at a time of each."""
 
     def __init__(
         self,
         application: EsqueApplication,
         crossbar: GeventCrossbar,
         *,
-        queues: tuple[str, ...] = ("http", "websocket"),
-        connections: int = CONNECTIONS,
+        queues: Mapping[str, int] = QUEUES,
         drain_seconds: float = DRAIN_SECONDS,
+        window: Window = WINDOW,
     ) -> None:
         self.application = application
         self.crossbar = crossbar
         self.queues = queues
-        self.connections = connections
         self.drain_seconds = drain_seconds
-        self._greenlets: dict[gevent.Greenlet, _Connection] = {}
-        self._stop = Signal()
+        self.desk = WorkerDesk(crossbar, GeventDriver(), begin=self._begin, window=window)
+        self._greenlets: dict[gevent.Greenlet, Taken] = {}
+        self._stop = Bell()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Take connections, having called `ready`, until `stop()`; then end them and depart."""
         self.crossbar.open()
-        for queue in self.queues:
-            self.crossbar.take(queue, self._taker(queue), self.connections).get()
+        for queue, connections in self.queues.items():
+            self.desk.take(queue, connections).get()
         ready()
         self._stop.wait()
         self._drain()
+        self.desk.close()
         self.crossbar.close()
 
     def stop(self) -> None:
         """Make `run()` return; may be called by a signal's handler."""
         self._stop.set()
 
-    def _taker(self, queue: str) -> Callable[[bytes], None]:
-        def take(body: bytes) -> None:
-            connection = _Connection(self.crossbar, unpack(body))
-            greenlet = gevent.spawn(self._serve, queue, connection)
-            self._greenlets[greenlet] = connection
+    def _begin(self, queue: str, half: Taken) -> None:
+        greenlet = gevent.spawn(self._serve, queue, half)
+        self._greenlets[greenlet] = half
 
-        return take
-
-    def _serve(self, queue: str, connection: _Connection) -> None:
+    def _serve(self, queue: str, half: Taken) -> None:
+        half.begun = True
+        connection = Connection(half)
         try:
-            connection.run(self.application)
-        finally:
-            self._greenlets.pop(gevent.getcurrent(), None)
-            self.crossbar.give_back(queue)
-
-    def _drain(self) -> None:
-        """Take nothing new, let what is there end: WebSockets by a disconnect, pages by finishing.
-
-        A consumer sees the disconnect as it would see the browser leave, so that it can say
-        good-bye to its rooms; the browser is told 1012, "service restart": come again.
-        """
-        for queue in self.queues:
-            self.crossbar.untake(queue).get()
-        for connection in list(self._greenlets.values()):
-            if connection.type == "websocket":
-                connection.stop()
-        gevent.joinall(list(self._greenlets), timeout=self.drain_seconds)
-        gevent.killall(list(self._greenlets))
-
-
-class _Connection:
-    """One connection, on the worker's side: its `receive` and `send` are the application's."""
-
-    def __init__(self, crossbar: GeventCrossbar, opening: dict[str, Any]) -> None:
-        self.crossbar = crossbar
-        self.relay = Address.parse(opening["from"])
-        self.version: int = opening["version"]
-        self.scope = _restored(opening["scope"])
-        self.type: str = self.scope["type"]
-        self.received: deque[Event] = deque(opening["events"])
-        self.held: list[Event] = []
-        self.mailbox = crossbar.mailbox()
-        self.mailbox.watch(self.relay.inbox)
-        self.disconnect: Event | None = None
-        self.end = "returned"
-
-    def run(self, application: EsqueApplication) -> None:
-        """Run the application to its end, and tell the relay how it ended."""
-        try:
-            if self.version != VERSION:
-                raise ValueError(
-                    f"the server's relay speaks version {self.version}, this worker {VERSION}: "
-                    "run the same release of thyme on both"
-                )
-            self._say([])  # the relay learns our address
-            application(self.scope, self.receive, self.send)
+            self.application(half.scope, connection.receive, connection.send)
         except Disconnected:
             pass
         except Exception:
-            log.exception("the application failed on %s %s", self.type, self.scope.get("path"))
-            self.end = "failed"
+            log.exception("the application failed on %s %s", half.type, half.scope.get("path"))
+            half.how = FAILED
         except gevent.GreenletExit:
-            self.end = "stopped"
+            half.how = STOPPED
             raise
         finally:
-            self.mailbox.close()
-            self._say(self.held, end=self.end)
+            self._greenlets.pop(gevent.getcurrent(), None)
+            self.desk.ended(half, queue)
 
-    def stop(self) -> None:
-        """Let the application receive a disconnect: its worker ends."""
-        self.end = "stopped"
-        self.disconnect = {"type": "websocket.disconnect", "code": 1012}
-        self.mailbox.interrupt()
+    def _drain(self) -> None:
+        """Take nothing new, give back what has not begun, let the rest end.
+
+        Pages finish. WebSockets that can be resumed go on here until another worker has taken
+        them. Other consumers see a disconnect as if the browser had left, so that they can say
+        good-bye to their rooms; the browser is told 1012, "service restart": come again.
+        """
+        self.desk.stopping = True
+        for queue in self.queues:
+            try:
+                self.crossbar.untake(queue).get()
+            except GredisError as error:
+                log.warning("could not leave queue %r: %s", queue, error)
+        for greenlet, half in list(self._greenlets.items()):
+            if half.begun:
+                half.stop()
+            else:
+                del self._greenlets[greenlet]
+                greenlet.kill(block=False)
+                half.give_back()
+        gevent.joinall(list(self._greenlets), timeout=self.drain_seconds)
+        for half in self._greenlets.values():
+            half.part()
+        with gevent.Timeout(PART_SECONDS, False):
+            gevent.joinall([each for each, half in self._greenlets.items() if half.parted])
+        gevent.killall(list(self._greenlets))
+        with gevent.Timeout(PART_SECONDS, False):
+            while not self.desk.quiet:
+                gevent.sleep(PART_PAUSE)
+
+
+class Connection:
+    """One connection: its `receive` and `send` are the application's, and block its greenlets."""
+
+    __slots__ = ("_came", "_half", "_room", "begin_send", "receive_now")
+
+    def __init__(self, half: Taken) -> None:
+        self._half = half
+        self._came, self._room = Bell(), Bell()
+        half.ring = self._ring
+        self.begin_send = half.begin_send  # with these two, coroutines need not wait for greenlets
+        self.receive_now = half.receive_now
+
+    def _ring(self) -> None:
+        self._came.set()
+        self._room.set()
 
     def receive(self) -> Event:
         """The peer's next event; the disconnect, again and again, once it has gone."""
-        while not self.received:
-            if self.disconnect is not None:
-                return self.disconnect
-            try:
-                self.received.extend(self.mailbox.get()["events"])
-            except Gone:
-                self.disconnect = self.disconnect or DISCONNECTS[self.type]
-        return self.received.popleft()
+        while (event := self._half.receive_now()) is None:
+            self._came.clear()
+            self._came.wait()
+        return event
 
     def send(self, event: Event) -> None:
-        """Send one event to the peer; done when the crossbar has taken it.
+        """Send one event to the peer; done when there is room for another one (back-pressure)."""
+        if not self._half.begin_send(event):
+            self.finish_send()
 
-        The start of a response waits for its first body: they travel together, as they would in a
-        server (ASGI: "the server may not send until the first body").
-        """
-        if self.disconnect is not None:
-            raise Disconnected("this connection has ended")
-        self.held.append(event)
-        if event["type"] == "http.response.start":
-            return
-        events, self.held = self.held, []
-        self._say(events)
-
-    def _say(self, events: list[Event], **more: str) -> None:
-        message = {"from": str(self.mailbox.address), "events": events, **more}
-        while True:
-            try:
-                self.crossbar.unicast(self.relay, message)
-                return
-            except Full:  # the server does not keep up: hold the application back
-                gevent.sleep(FULL_SECONDS)
-
-
-def _restored(scope: Scope) -> Scope:
-    """A scope as the server had it: what MessagePack turned into lists is pairs again."""
-    scope["headers"] = [(name, value) for name, value in scope["headers"]]
-    for key in ("client", "server"):
-        if scope.get(key) is not None:
-            scope[key] = tuple(scope[key])
-    return scope
+    def finish_send(self) -> None:
+        """Return when there is room."""
+        while not self._half.has_room:
+            self._room.clear()
+            self._room.wait()

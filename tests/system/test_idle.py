@@ -19,6 +19,7 @@ import contextlib
 import re
 import subprocess
 import time
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -72,10 +73,12 @@ def threads(child):
     return psutil.Process(child.pid).num_threads()
 
 
-def browsers_of(child):
-    """Connections of browsers that a server has."""
+def browsers_of(child, url):
+    """Connections of browsers that a server has; lifelines come to another port."""
+    port = urlsplit(url).port
     connections = psutil.Process(child.pid).net_connections("tcp")
-    return sum(connection.status != psutil.CONN_LISTEN for connection in connections)
+    listening = psutil.CONN_LISTEN
+    return sum(each.laddr.port == port and each.status != listening for each in connections)
 
 
 @pytest.fixture
@@ -94,7 +97,8 @@ def at_rest(system, enter, new_room):
     servers = [*system.servers.values(), system.whole]
     ours = [*servers, *system.workers.values()]
     wait_until(lambda: all(threads(child) == 1 for child in ours))
-    wait_until(lambda: all(browsers_of(server) == SOCKETS for server in servers))
+    urls = system.urls
+    wait_until(lambda: all(browsers_of(each, urls[each.name]) == SOCKETS for each in servers))
     return rooms, pages, ours
 
 

@@ -10,12 +10,16 @@ import pytest
 
 from gredis.drivers.gevent import GeventCrossbar
 from gredis.errors import Closed
+from gredis.messages import unpack
+from gredis.names import Address
 from tests.conftest import RedisServer
 from tests.gredis.test_gevent_driver import die
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
 from thyme import relay as relay_module
+from thyme import relay_half, relay_messages
 from thyme.application import Disconnected, EsqueApplication
-from thyme.relay import Relay, WorkerLost, portable
+from thyme.relay import Relay, WorkerLost
+from thyme.relay_messages import portable
 from thyme.worker import Worker
 
 Start = Callable[..., tuple[GeventCrossbar, Worker]]
@@ -123,8 +127,8 @@ def test_connections_go_to_the_worker_with_most_room(server, start):
 
         return application
 
-    start(named("one"), connections=2)
-    start(named("two"), connections=2)
+    start(named("one"), queues={"websocket": 2})
+    start(named("two"), queues={"websocket": 2})
     peers = [Peer(server, WEBSOCKET, CONNECT) for _ in range(4)]
     for peer in peers:
         peer.next()
@@ -187,16 +191,40 @@ def test_a_response_that_breaks_off_is_not_passed_off_as_whole(server, start):
 def test_what_a_killed_worker_had_is_answered_once_it_is_found_dead(
     server, start, scope, first, expected
 ):
+    begun = gevent.event.Event()
+
     def never(scope, receive, send):
+        if scope["type"] == "websocket":
+            send({"type": "websocket.accept"})
+        begun.set()
         gevent.sleep(3600)
 
     crossbar, _ = start(never)
     peer = Peer(server, scope, first)
-    gevent.sleep(0.05)
+    begun.wait()
+    if scope["type"] == "websocket":
+        assert peer.next()["type"] == "websocket.accept"
     die(crossbar)
     start(hello)  # a new worker finds that the old one is dead
     event = peer.next()
     assert {key: event[key] for key in expected} == expected
+
+
+def test_a_websocket_that_nobody_has_answered_goes_to_another_worker(server, start):
+    begun = gevent.event.Event()
+
+    def never(scope, receive, send):
+        begun.set()
+        gevent.sleep(3600)
+
+    crossbar, _ = start(never)
+    peer = Peer(server, WEBSOCKET, CONNECT)
+    begun.wait()
+    die(crossbar)
+    start(echo)
+    assert peer.next() == {"type": "websocket.accept", "subprotocol": "chat"}
+    peer.leave()
+    peer.end()
 
 
 def test_the_application_is_told_when_the_server_dies(server, start):
@@ -262,11 +290,54 @@ def test_send_raises_once_the_server_has_gone(server, start):
     assert isinstance(raised.get(timeout=5), OSError)
 
 
-def test_a_relay_of_another_version_is_told_so(server, start, monkeypatch, caplog):
-    monkeypatch.setattr(relay_module, "VERSION", 99)
+@pytest.mark.parametrize(
+    ("oldest", "newest", "chosen"), [(2, 2, 2), (2, 3, 2), (1, 2, 2), (3, 4, None), (1, 1, None)]
+)
+def test_the_newest_version_that_both_know_is_spoken(oldest, newest, chosen):
+    assert relay_messages.spoken(oldest, newest) == chosen
+
+
+def test_a_relay_of_the_next_release_is_understood(server, start, monkeypatch):
+    monkeypatch.setattr(relay_half, "VERSION", relay_messages.VERSION + 1)
+    start(hello)
+    assert Peer(server, HTTP, REQUEST).end()[0]["status"] == 200
+
+
+def test_a_relay_that_speaks_only_other_versions_is_told_so(server, start, monkeypatch, caplog):
+    for name in ("VERSION", "OLDEST"):
+        monkeypatch.setattr(relay_half, name, 99)
     start(hello)
     assert Peer(server, HTTP, REQUEST).end()[0]["status"] == 500
     assert "speaks version 99" in caplog.text
+
+
+def test_a_relay_of_version_1_is_told_so_in_its_own_words(server, start):
+    """That release opened a connection like this, and waited for "end"."""
+    start(hello)
+    mailbox = server.crossbar.mailbox()
+    scope, sender = portable(HTTP), str(mailbox.address)
+    opening = {"version": 1, "from": sender, "scope": scope, "events": [REQUEST]}
+    server.crossbar.anycast("http", opening)
+    answer = mailbox.get()
+    assert (answer["events"], answer["end"]) == ([], "failed")
+    assert Address.parse(answer["from"])
+
+
+def test_a_worker_of_version_1_is_recognised(server, redis_server, caplog):
+    """That release did this with any other version."""
+    old = GeventCrossbar(redis_server.url)
+
+    def take(body):
+        opening = unpack(body)
+        assert opening["version"] != 1
+        address, mine = Address.parse(opening["from"]), f"{old.inbox}!1"
+        old.unicast_soon(address, {"from": mine, "events": [], "end": "failed"})
+
+    old.open()
+    old.take("http", take, 10).get()
+    assert Peer(server, HTTP, REQUEST).end()[0]["status"] == 500
+    assert "another release" in caplog.text
+    old.close()
 
 
 def test_only_what_means_something_elsewhere_crosses():
@@ -287,8 +358,12 @@ def test_nothing_is_left_of_a_thousand_connections(server, start):
             peer.end()
     while worker._greenlets:
         gevent.sleep(0)
-    assert not server.crossbar.core._locals
-    assert not crossbar.core._locals
-    assert not server.crossbar.core._watchers
-    assert not crossbar.core._watchers
+    for desk in (server.desk, worker.desk):
+        (link,) = desk.links.values()
+        assert not link.connections
+        assert list(desk.end.core._locals) == [desk.address.local]
+        assert list(desk.end.core._watchers) == [link.inbox]
+    assert not server.desk._attempts
+    assert not server.desk._pending
+    assert not server.desk._queues
     assert crossbar.core.announcement().queues == {"http": 1000, "websocket": 1000}

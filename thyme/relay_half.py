@@ -1,0 +1,356 @@
+"""The server's half of one connection: what its relay knows and decides. No I/O.
+
+Events of the peer go in (`from_peer`), events for the peer come out (`outgoing`, or straight
+through `begin`); what a worker says comes in by the methods named like its kinds of entry. Whoever
+waits is rung: `ring_output` when there is something for the peer or all is over, `ring_room` when
+the peer may be read again.
+
+An *attempt* is one worker at work on the connection. There is one, usually for good. A WebSocket
+that can be resumed gets another one when its worker stops or dies, here is the extension for it.
+
+    The ASGI extension "websocket.resume"
+
+    scope["extensions"]["websocket.resume"] = {"note_bytes": int, "note": bytes or None}
+
+    The server can keep a WebSocket open when the process of the application ends, and open it
+    again in another one. An application that can go on sends, any time after it has accepted,
+
+        {"type": "websocket.resume.note", "note": bytes}
+
+    and whenever that changes; None takes it back. It is at most "note_bytes" long, and says what
+    the next process needs to know that the scope does not: for a chat, the rooms. From then on:
+
+    *   When the process stops, the application receives {"type": "websocket.handover"} instead of
+        a disconnect, as its last event: somebody else is at work already. Tell nobody, return.
+    *   When the process has died, there is nothing to receive.
+    *   Either way the application is called again, with the scope of the beginning and the last
+        note in the extension ("note" is None the first time). It receives "websocket.connect" as
+        ever. When it accepts, nothing is sent to the peer, who has noticed nothing; when it closes
+        instead, the peer is told with its code, 1012 if it has none.
+
+    What is promised of each line of the peer ("websocket.receive") and of its disconnect: they are
+    handed over in order, and again if the application that received them died before it had
+    received the next event (that is how the server knows that one has been dealt with). Once there
+    is a note they carry "id": [stream, number], the same when one is handed over again. So each is
+    dealt with at least once, and exactly once when the process stops and does not die.
+
+    What is promised of what the application sends: all that a process handed over before it died.
+    The last lines may be said twice, by the one that died and by its successor. Where that matters
+    "websocket.send" carries "once": [stream, number] of one's choice, the peer's "id" for example:
+    of those with the same stream and a number not above the last one, none is sent again to this
+    peer. The server remembers that of the last `STREAMS` streams.
+
+Read next: `relay_desk.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from thyme.application import Disconnected, Event, Scope
+from thyme.relay_link import Link
+from thyme.relay_messages import (
+    DISCONNECTS,
+    EVENT,
+    FAILED,
+    NOTE_BYTES,
+    OLDEST,
+    RELEASE,
+    RESUME,
+    STOPPED,
+    TAKEN,
+    VERSION,
+    WorkerLost,
+    pairs,
+    plain_response,
+    portable,
+    weigh,
+)
+from thyme.relay_window import Inflow, Outflow, Window, narrower
+
+log = logging.getLogger("thyme.relay")
+
+STREAMS = 256
+"""Streams of "once" that are remembered per WebSocket: those who spoke lately, not all who do."""
+
+BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
+"""Events that our own server can begin to write without blocking."""
+
+FINISH: Event = {"type": "finish"}
+"""Stands for an event that has been begun, and waits for the peer."""
+
+
+class Attempt:
+    """One worker at work on a connection; `link` is None until it has said hello."""
+
+    __slots__ = ("accepted", "connection", "ended", "inbox", "link", "resumes", "told")
+
+    def __init__(self, connection: int, told: int, resumes: bool) -> None:
+        self.connection = connection
+        self.told = told  # number of the next event to send
+        self.resumes = resumes  # where another one has ended: the peer is connected already
+        self.inbox: str | None = None
+        self.link: Link | None = None
+        self.accepted = False
+        self.ended = False
+
+    def say(self, kind: str, *what: Any) -> None:
+        """Say something to the worker."""
+        if self.link is not None and not self.link.over:
+            self.link.say(self.connection, kind, *what)
+
+
+class Relayed:
+    """The server's half. `begin(event)`, if given, writes as far as it goes without blocking."""
+
+    begin: Callable[[Event], bool] | None = None
+
+    def __init__(self, scope: Scope, stream: str, window: Window) -> None:
+        self.type: str = scope["type"]
+        self.path = scope.get("path")
+        self.attempt: Attempt | None = None
+        self.leaving: Attempt | None = None
+        self.over = False
+        self.gone = False  # the peer
+        self.error: Exception | None = None
+        self.outgoing: deque[Event] = deque()
+        self.ring_output: Callable[[], None] = _nobody
+        self.ring_room: Callable[[], None] = _nobody
+        self._scope = portable(scope)
+        self._stream = stream
+        self._window = window
+        self._events: deque[tuple[Event, int]] = deque()  # of the peer, not yet dealt with
+        self._first = 1  # number of the first of them
+        self._outflow = Outflow(window)  # counts what is in _events
+        self._inflow = Inflow(window)
+        self._idle = True
+        self._begun = False  # the peer is being answered: accepted, or the response begun
+        self._note: bytes | None = None
+        self._once: dict[str, int] = {}
+
+    # -- from the peer
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the peer may be read."""
+        return self._outflow.open
+
+    def from_peer(self, event: Event) -> None:
+        """The peer has said something."""
+        self.gone = event["type"] == DISCONNECTS[self.type]["type"]
+        weight = weigh(event)
+        self._events.append((event, weight))
+        self._outflow.sent(weight)
+        attempt = self.attempt
+        if attempt is not None and attempt.link is not None:
+            attempt.told += 1
+            attempt.say(EVENT, event)
+
+    # -- attempts
+
+    def begin_attempt(self, connection: int) -> Attempt:
+        """Somebody else shall deal with it from here on."""
+        resumes = self._begun and self.type == "websocket"
+        self.attempt = Attempt(connection, self._first, resumes)
+        self._inflow = Inflow(self._window)
+        return self.attempt
+
+    def opening(self, attempt: Attempt, sender: str, lifeline: str | None) -> dict[str, Any]:
+        """What a worker has to know to take it."""
+        attempt.told = self._first + len(self._events)
+        if self.type == "websocket":
+            resume = {"note_bytes": NOTE_BYTES, "note": self._note}
+            self._scope["extensions"][RESUME] = resume
+        return {
+            "version": VERSION,
+            "oldest": OLDEST,
+            "from": sender,
+            "connection": attempt.connection,
+            "scope": self._scope,
+            "events": [event for event, _ in self._events],
+            "number": self._first,
+            "stream": self._stream,
+            "resumes": attempt.resumes,
+            "window": [self._window.events, self._window.bytes],
+            "lifeline": lifeline,
+        }
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another worker can go on."""
+        if self.over or self.type != "websocket":
+            return False
+        return self._note is not None or not (self._begun or self.gone)
+
+    def hello(self, attempt: Attempt, link: Link, window: Window) -> None:
+        """A worker has taken it: tell it what has come meanwhile."""
+        attempt.link = link
+        attempt.inbox = link.inbox
+        self._outflow.window = narrower(self._window, window)
+        missing = self._first + len(self._events) - attempt.told
+        for event, _ in list(self._events)[len(self._events) - missing :]:
+            attempt.told += 1
+            attempt.say(EVENT, event)
+
+    # -- from the worker
+
+    def event(self, attempt: Attempt, event: Event, weight: int, once: Any) -> None:
+        """The application has sent something."""
+        if self.over or not self._speaks(attempt):
+            return
+        kind = event["type"]
+        if kind == "websocket.accept":
+            attempt.accepted = True
+            if attempt.resumes:
+                self._take_over()
+                self._dealt_with(weight)
+                return
+        elif kind == "websocket.close":
+            self._note = None  # it wants to end
+            if attempt.resumes and not attempt.accepted:
+                event = {**event, "code": event.get("code") or 1012}
+                self._take_over()
+        if once is not None and self._said_before(once):
+            self._dealt_with(weight)
+        else:
+            self._deliver(event, weight)
+
+    def _speaks(self, attempt: Attempt) -> bool:
+        """Whether it may speak to the peer: one that leaves may, until its successor does."""
+        if attempt is self.attempt:
+            return True
+        return attempt is self.leaving and not (self.attempt and self.attempt.accepted)
+
+    def _take_over(self) -> None:
+        if self.leaving is not None:
+            self.leaving.say(RELEASE)
+            self.leaving = None
+
+    def _said_before(self, once: Any) -> bool:
+        stream, number = once
+        last = self._once.pop(stream, None)
+        if last is not None and number <= last:
+            self._once[stream] = last
+            return True
+        if len(self._once) >= STREAMS:
+            del self._once[next(iter(self._once))]
+        self._once[stream] = number
+        return False
+
+    def _deliver(self, event: Event, weight: int) -> None:
+        self._begun = True
+        if "headers" in event:
+            event["headers"] = pairs(event["headers"])
+        if self._idle and self.begin is not None and event["type"] in BEGUN_AT_ONCE:
+            try:
+                if self.begin(event):
+                    self._dealt_with(weight)
+                    return
+            except Disconnected:  # the peer's disconnect is on its way to the worker
+                self._dealt_with(weight)
+                return
+            except Exception as error:
+                self._fail(error)
+                return
+            event = {**FINISH, "weight": weight}
+        self._idle = False
+        self.outgoing.append(event)
+        self.ring_output()
+
+    def next_output(self) -> Event | None:
+        """The next event for the peer, or None: wait to be rung, unless it is `over`.
+
+        Say `sent(event)` of each when the peer has taken it. One of type "finish" stands for one
+        that has been begun.
+        """
+        if self.outgoing:
+            return self.outgoing.popleft()
+        self._idle = True
+        return None
+
+    def sent(self, event: Event) -> None:
+        """The peer has taken it, or never will."""
+        self._dealt_with(event.get("weight") or weigh(event))
+
+    def _dealt_with(self, weight: int) -> None:
+        if self._inflow.dealt_with(weight) and self.attempt is not None:
+            self.attempt.say(TAKEN, *self._inflow.tell())
+
+    def taken(self, attempt: Attempt, events: int, size: int) -> None:
+        """The application has dealt with so many more events of the peer."""
+        if attempt is not self.attempt:
+            return
+        for _ in range(min(events, len(self._events))):
+            _, weight = self._events.popleft()
+            self._outflow.taken(1, weight)
+            self._first += 1
+        self.ring_room()
+
+    def keep_note(self, attempt: Attempt, note: bytes | None) -> None:
+        """The WebSocket can be resumed with this, or no longer."""
+        if self._speaks(attempt):
+            self._note = note
+
+    def leave(self, attempt: Attempt) -> bool:
+        """The worker stops; whether another one shall take over."""
+        if attempt is not self.attempt or not self.resumable:
+            return False
+        if attempt.accepted:
+            self.leaving = attempt
+        return True
+
+    def end(self, attempt: Attempt, how: str) -> None:
+        """The application has ended."""
+        attempt.ended = True
+        if attempt is self.leaving:
+            self.leaving = None
+        if attempt is not self.attempt:
+            return
+        if how == FAILED:
+            self.refuse(500, 1011, "Internal Server Error")
+        elif how == STOPPED:
+            self.refuse(503, 1012, "The worker is restarting")
+        else:
+            self._finish()
+
+    # -- the end
+
+    def _finish(self) -> None:
+        self.over = True
+        self.ring_output()
+        self.ring_room()
+
+    def _fail(self, error: Exception) -> None:
+        """What the application sent cannot be sent: the server deals with that."""
+        self.error = error
+        self._finish()
+
+    def refuse(self, status: int, code: int, reason: str) -> None:
+        """Answer in the application's place: `status` for HTTP, close `code` for a WebSocket."""
+        if self.over:
+            return
+        if self.type == "websocket":
+            close = {"type": "websocket.close", "code": code, "reason": reason}
+            self.outgoing.append(close)
+        elif self._begun:
+            self.error = WorkerLost(reason)  # too late for a status: the server cuts it off
+        else:
+            self.outgoing.extend(plain_response(status, reason))
+        self._idle = False
+        self._finish()
+
+    def abandon(self) -> None:
+        """The server has ended this connection: so do the workers."""
+        self.over = True
+        for attempt in (self.attempt, self.leaving):
+            if attempt is not None and not attempt.ended:
+                if not self.gone:
+                    attempt.say(EVENT, DISCONNECTS[self.type])
+                attempt.say(RELEASE)
+
+
+def _nobody() -> None:
+    """Nobody waits."""

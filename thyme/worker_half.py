@@ -1,0 +1,259 @@
+"""The worker's half of one connection: what stands behind its `receive` and `send`. No I/O.
+
+`receive_now` gives events as they have come, `begin_send` says them; whoever has to wait is rung
+(`ring`). An event counts as dealt with when the application receives the next one: until then the
+server keeps it, and hands it to another worker should this one die.
+
+How a connection ends here, and the extension "websocket.resume": `relay_half.py` describes what the
+application sees. Read next: `worker_desk.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from thyme.application import Disconnected, Event
+from thyme.relay_link import Link
+from thyme.relay_messages import (
+    BACK,
+    DISCONNECTS,
+    END,
+    EVENT_BYTES,
+    HANDOVER,
+    LEAVE,
+    NOTE,
+    NOTE_BYTES,
+    PIECE_BYTES,
+    RESUME,
+    RETURNED,
+    SEND_NOTE,
+    STOPPED,
+    TAKEN,
+    pieces,
+    restored,
+    weigh,
+)
+from thyme.relay_window import Inflow, Outflow, Window, narrower
+
+CONNECT: Event = {"type": "websocket.connect"}
+"""What a WebSocket begins with that is resumed; the peer has said it long ago."""
+
+
+class Taken:
+    """The worker's half. `window`: what this worker takes; `soon_tell`: see `WorkerDesk`."""
+
+    def __init__(
+        self,
+        link: Link,
+        opening: dict[str, Any],
+        window: Window,
+        soon_tell: Callable[[Taken], None],
+    ) -> None:
+        self.link = link
+        self.connection: int = opening["connection"]
+        self.scope = restored(opening["scope"])
+        self.type: str = self.scope["type"]
+        self.begun = False
+        self.how = RETURNED
+        self.ring: Callable[[], None] = lambda: None
+        self._soon_tell = soon_tell
+        self._received: deque[Event] = deque(opening["events"])
+        self._stream, self._number = opening["stream"], opening["number"]
+        if opening["resumes"]:
+            self._received.appendleft(CONNECT)
+        self._given: Event | None = None
+        self._inflow = Inflow(window)
+        self._outflow = Outflow(narrower(window, Window(*opening["window"])))
+        self._start: Event | None = None  # of a response, until there is a body
+        self._unsent: deque[Iterator[Event]] = deque()
+        resume = self.scope.get("extensions", {}).get(RESUME)
+        self._offered = resume is not None
+        self._resumable = bool(resume and resume.get("note") is not None)
+        self._accepted = False
+        self._leaves = self._left = False
+        self._disconnect: Event | None = None
+        self._gone = False
+
+    # -- from the server
+
+    def event(self, event: Event) -> None:
+        """The peer has said something."""
+        self._received.append(event)
+        self.ring()
+
+    def taken(self, events: int, size: int) -> None:
+        """The server has got rid of so much of what we sent."""
+        self._outflow.taken(events, size)
+        self._send_on()
+        self.ring()
+
+    def release(self) -> None:
+        """Somebody else has taken over, or there is nobody to send to any more."""
+        self._gone = True
+        self._disconnect = {"type": HANDOVER} if self._left else DISCONNECTS[self.type]
+        self._unsent.clear()
+        self.ring()
+
+    def lost(self) -> None:
+        """The server has died."""
+        self._left = False
+        self.release()
+
+    # -- what the application calls
+
+    def receive_now(self) -> Event | None:
+        """The next event, if it is here; else None: wait to be rung, and ask again."""
+        self._dealt_with()
+        if self._disconnect is not None and (self._left or not self._received):
+            return self._disconnect
+        if self._leaves:
+            self._leave()
+            return None
+        if not self._received:
+            return None
+        event = self._received.popleft()
+        if event is not CONNECT:
+            self._given = event
+            if self._resumable:
+                event["id"] = [self._stream, self._number]
+            self._number += 1
+        return event
+
+    def _dealt_with(self) -> None:
+        """The application asks for the next event: it has dealt with the last one."""
+        event, self._given = self._given, None
+        if event is None:
+            return
+        if self._inflow.dealt_with(weigh(event)):
+            self.tell()
+        elif self._resumable:
+            self._soon_tell(self)
+
+    def tell(self) -> None:
+        """Tell the server what has been dealt with."""
+        if self._inflow.untold and not self.link.over:
+            self.link.say(self.connection, TAKEN, *self._inflow.tell())
+
+    def begin_send(self, event: Event) -> bool:
+        """Send an event as far as there is room; False when `finish_send` has to be waited for.
+
+        The start of a response waits for its first body, as it would in a server (ASGI: it "must
+        not be sent until the first body").
+        """
+        if self._gone:
+            raise Disconnected("this connection has ended")
+        kind = event["type"]
+        if kind == "http.response.start":
+            self._start = event
+            return True
+        if kind == SEND_NOTE:
+            self._keep_note(event.get("note"))
+            return True
+        size = weigh(event)
+        if size > EVENT_BYTES and kind != "http.response.body":
+            raise ValueError(f"got {size} bytes in one {kind}, at most {EVENT_BYTES} can be sent")
+        if size > PIECE_BYTES:
+            return self._begin_send_large(event)
+        if self._start is not None:
+            self._say(self._take_start())
+        if self._unsent:
+            self._unsent.append(iter((event,)))
+        else:
+            self._say(event, size)
+        self._accepted |= kind == "websocket.accept"
+        return self.has_room
+
+    def _begin_send_large(self, event: Event) -> bool:
+        if self._start is not None:
+            self._say(self._take_start(event))
+        self._unsent.append(pieces(event))
+        self._send_on()
+        return self.has_room
+
+    def _take_start(self, body: Event | None = None) -> Event:
+        start: Event = self._start or {}
+        self._start = None
+        if body is not None and not body.get("more_body"):
+            # All of it is here: a server would tell its length, but it will see it in pieces.
+            headers = list(start.get("headers", ()))
+            if not any(name.lower() == b"content-length" for name, _ in headers):
+                headers.append((b"content-length", b"%d" % len(body.get("body", b""))))
+            start = {**start, "headers": headers}
+        return start
+
+    def _say(self, event: Event, size: int | None = None) -> None:
+        self._outflow.sent(weigh(event) if size is None else size)
+        once = None
+        if "once" in event:
+            event = dict(event)
+            once = event.pop("once")
+        self.link.send(self.connection, event, once)
+
+    def _send_on(self) -> None:
+        """Send what waits, as far as there is room now."""
+        while self._unsent and self._outflow.open:
+            event = next(self._unsent[0], None)
+            if event is None:
+                self._unsent.popleft()
+            else:
+                self._say(event)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether all has been sent and more may be; True, too, when nobody is there any more."""
+        return self._gone or (not self._unsent and self._outflow.open)
+
+    def _keep_note(self, note: bytes | None) -> None:
+        if not self._offered:
+            raise ValueError(f"{SEND_NOTE!r} is an extension of ASGI that this server lacks")
+        if note is not None and (not isinstance(note, bytes) or len(note) > NOTE_BYTES):
+            raise ValueError(f"got a note {note!r}, expected at most {NOTE_BYTES} bytes, or None")
+        self._resumable = note is not None
+        self.link.say(self.connection, NOTE, note)
+
+    # -- the end
+
+    def stop(self) -> None:
+        """This worker stops: hand the WebSocket over, or let the application receive a disconnect.
+
+        The one that is handed over goes on until another worker has it; lines of the peer wait.
+        """
+        if self._disconnect is not None or self.type != "websocket":
+            return
+        if self._resumable and self._accepted:
+            self._leaves = True
+            if self._given is None:  # it waits for the peer
+                self._leave()
+            return
+        self.how = STOPPED
+        self._disconnect = {"type": "websocket.disconnect", "code": 1012}
+        self.ring()
+
+    def _leave(self) -> None:
+        if not self._left and not self.link.over:
+            self._left = True
+            self.tell()
+            self.link.say(self.connection, LEAVE)
+
+    def part(self) -> None:
+        """Nobody has taken it over in time: the server keeps it, and goes on looking."""
+        if self._left:
+            self.release()
+
+    @property
+    def parted(self) -> bool:
+        """Whether it goes on elsewhere, so that the application need only return."""
+        return self._left
+
+    def give_back(self) -> None:
+        """It has not been begun: another worker shall."""
+        self.link.say(self.connection, BACK)
+
+    def end(self) -> None:
+        """The application has ended, as `how` says."""
+        if self.how == RETURNED and self._start is not None:
+            self._say(self._take_start())
+        if not self.link.over:
+            self.link.say(self.connection, END, self.how)
