@@ -2,13 +2,15 @@
 """Django's command line for the chat.
 
 `runworker2` and `runserver` run on gevent, so the standard library is patched before anything
-else is imported; every other command is plain Django.
+else is imported; every other command, `runworker2 --loop asyncio` included, is plain Django.
 """
 
 import os
 import sys
 
-if sys.argv[1:2] in (["runworker2"], ["runserver"]):
+ON_GEVENT = (["runworker2"], ["runserver"])
+
+if sys.argv[1:2] in ON_GEVENT and not {"asyncio", "--loop=asyncio"} & set(sys.argv):
     from gevent import monkey
 
     monkey.patch_all()

@@ -71,6 +71,8 @@ class Command(BaseCommand):
         if options["loop"] == "asyncio":
             import asyncio
 
+            if _patched():
+                raise CommandError("gevent has patched this process: see the project's manage.py")
             asyncio.run(run_on_asyncio(self, options))
             return
         from gevent import monkey
@@ -151,6 +153,11 @@ async def run_on_asyncio(command: Command, options: dict[str, Any]) -> None:
         await worker.run(lambda: command.ready(crossbar.inbox))
     except Unreachable as error:
         raise CommandError(str(error)) from error
+
+
+def _patched() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and monkey.is_module_patched("socket")
 
 
 def _at_end_of_input(running: Any, stop: Any) -> None:
