@@ -8,7 +8,7 @@ This is the core: no I/O, no clock, no waiting. `carriers/` encode what it says 
 `drivers/` wait for what comes back. A receiver is a function that takes a packed body and must not
 block.
 
-Read next: `carriers/redis.py`.
+Taught in notebooks/07_crossbar.ipynb. Read next: `carriers/redis.py`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ their channel or process and not with time (`group_expiry`); a channel of anothe
 full drops messages, counted there, while its sender sees `ChannelFull` only when its whole inbox is
 full.
 
-Read next: `channel.py`, then `thyme/relay.py`, the other user of the crossbar.
+Taught in notebooks/07_crossbar.ipynb. Read next: `channel.py`, then `thyme/relay.py`, the other
+user of the crossbar.
 """
 
 from __future__ import annotations

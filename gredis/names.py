@@ -8,7 +8,7 @@ An inbox is named at random when its process starts, so a name is never used twi
 for a dead process cannot reach its successor.
 
 This file only makes and splits names. What travels under them is in `messages.py`.
-Read next: `messages.py`.
+Taught in notebooks/07_crossbar.ipynb. Read next: `messages.py`.
 """
 
 from __future__ import annotations

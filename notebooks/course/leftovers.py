@@ -57,7 +57,7 @@ def _greenlets() -> list[str]:
     return [
         f"{type(each).__name__} {id(each):x}"
         for each in gc.get_objects()
-        if isinstance(each, gevent.Greenlet) and each.started and not each.dead
+        if issubclass(type(each), gevent.Greenlet) and each.started and not each.dead
     ] + [
         f"greenlet {id(each):x}"
         for each in gc.get_objects()
