@@ -8,9 +8,9 @@ else is imported; every other command, `runworker2 --loop asyncio` included, is 
 import os
 import sys
 
-ON_GEVENT = (["runworker2"], ["runserver"])
-
-if sys.argv[1:2] in ON_GEVENT and not {"asyncio", "--loop=asyncio"} & set(sys.argv):
+if sys.argv[1:2] in (["runworker2"], ["runserver"]) and not (
+    {"asyncio", "--loop=asyncio"} & set(sys.argv)
+):
     from gevent import monkey
 
     monkey.patch_all()
