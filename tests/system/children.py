@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 60.0  # s for anything that takes a second or two on a quiet machine
@@ -26,12 +27,18 @@ alive: list[Child] = []
 
 
 class Child:
-    """One process of the checkout's Python, run from the checkout as the README says."""
+    """One process of the checkout's Python, run from the checkout as the README says.
 
-    def __init__(self, name: str, *arguments: str, **environment: str) -> None:
+    `descriptors`: open files that it inherits. `ends_with`: its exit codes that are in order.
+    """
+
+    def __init__(
+        self, name: str, *arguments: str, descriptors: tuple[int, ...] = (), **environment: str
+    ) -> None:
         inherited = {k: v for k, v in os.environ.items() if k not in CONFIGURED}
         self.name = name
         self.killed = False
+        self.ends_with = {0}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         self._unread = b""
         self._process = subprocess.Popen(
@@ -41,6 +48,7 @@ class Child:
             stderr=self._errors,
             cwd=ROOT,
             env=inherited | environment,
+            pass_fds=descriptors,
             start_new_session=True,  # Ctrl-C is for pytest, which ends its children itself
         )
         self.pid = self._process.pid
@@ -93,7 +101,7 @@ class Child:
         self._process.wait()
 
     def end(self, number: int | None = signal.SIGTERM) -> None:
-        """Ask it to end, and see it end in order: exit code 0, no error logged."""
+        """Ask it to end, and see it end in order: by `ends_with`, no error logged."""
         if self not in alive:
             return
         if number is not None and self._process.poll() is None:
@@ -108,7 +116,7 @@ class Child:
         self._process.stdout.close()
         self._errors.close()
         alive.remove(self)
-        troubled = code != 0 or "Traceback" in said or "ERROR" in said
+        troubled = code not in self.ends_with or "Traceback" in said or "ERROR" in said
         if troubled and not self.killed:
             raise AssertionError(f"{self.name} ended with {code} and said:\n{said}")
 
@@ -127,8 +135,8 @@ def family() -> Iterator[Start]:
     """`Child`, for children that are ended with the block, the last first, whatever happens."""
     children: list[Child] = []
 
-    def start(name: str, *arguments: str, **environment: str) -> Child:
-        children.append(Child(name, *arguments, **environment))
+    def start(name: str, *arguments: str, **options: Any) -> Child:
+        children.append(Child(name, *arguments, **options))
         return children[-1]
 
     try:
