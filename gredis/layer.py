@@ -31,17 +31,15 @@ from typing import Any
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from gredis.channel import Channel
+from gredis.channel import Channel, Message, Post, Posts
 from gredis.encryption import Seal
 from gredis.end import PATIENCE, Urls
 from gredis.errors import GredisError, Sealed
-from gredis.messages import pack, unpack
+from gredis.messages import pack
 from gredis.names import SEPARATOR, Address
 from gredis.patience import Acknowledger, Told
 
 log = logging.getLogger("gredis")
-
-Message = dict[str, Any]
 
 RECEIVE_ROOM = 100
 """Messages of a shared channel that one process may hold before they wait in Redis instead."""
@@ -59,6 +57,7 @@ class Desk:
     def __init__(self, crossbar: Any) -> None:
         self.crossbar = crossbar
         self.channels: dict[str, Channel] = {}
+        self.posts = Posts()
         self.connected = False
         acknowledger = Acknowledger(crossbar.has_room, self._find)
         crossbar.core.acknowledge = acknowledger
@@ -70,12 +69,8 @@ class Desk:
         return channel if isinstance(channel, Channel) else None
 
     def _lose(self, count: int | None) -> None:
-        for channel in self.channels.values():
-            channel.promised = 0
-            channel.lost += count or 0
-            channel.loss_unknown |= count is None
-            if channel.notify is not None:
-                channel.notify()
+        for channel in list(self.channels.values()):
+            channel.lose(count)
 
 
 class GredisChannelLayer(BaseChannelLayer):
@@ -198,16 +193,36 @@ class GredisChannelLayer(BaseChannelLayer):
             if (lost := self._losses(found)) is not None:
                 return lost
             try:
-                body = await found.get()
+                post = await found.get()
             except asyncio.CancelledError:
-                # A consumer that ends cancels its receive: with this its channel has ended, too.
-                if SEPARATOR in channel and not found.bodies and not found.waiting:
-                    self._close(desk, channel)
+                self._receiver_left(desk, found)
                 raise
+            if post is None:
+                continue  # messages were lost
             if SEPARATOR not in channel:
                 desk.crossbar.give_back(channel)
-            if (message := self._unpack(body)) is not None:
+            if (message := self._open_post(post)) is not None:
                 return message
+
+    def _receiver_left(self, desk: Desk, channel: Channel) -> None:
+        """A call of `receive` was cancelled: for a while, or because a consumer ends?
+
+        Consumers make their channel, and receive from it until they end: so a channel whose
+        receiver was cancelled ends with the task that has made it.
+        """
+        if SEPARATOR not in channel.name:
+            return
+        owner = channel.owner()
+        if owner is None or owner.done():
+            if not channel.posts and not channel.waiting:
+                self._close(desk, channel.name)
+        elif not channel.ends_with_owner:
+            channel.ends_with_owner = True
+            owner.add_done_callback(lambda owner: self._owner_ended(desk, channel))
+
+    def _owner_ended(self, desk: Desk, channel: Channel) -> None:
+        if not channel.waiting and desk.channels.get(channel.name) is channel:
+            self._close(desk, channel.name)
 
     def _taker(self, desk: Desk, channel: Channel) -> Callable[[bytes], None]:
         """The receiver of a shared channel: what it drops makes room for another, too."""
@@ -219,13 +234,12 @@ class GredisChannelLayer(BaseChannelLayer):
         channel.on_drop = on_drop
         return channel.put
 
-    def _unpack(self, body: bytes) -> Message | None:
+    def _open_post(self, post: Post) -> Message | None:
         try:
-            message: Message = unpack(self._seal.open(body))
+            return post.message(self._seal)
         except Sealed as error:
             self._count_drop(str(error))
             return None
-        return message
 
     def _losses(self, channel: Channel) -> Message | None:
         """The event that says what the channel has lost, when there is something to say."""
@@ -245,8 +259,8 @@ class GredisChannelLayer(BaseChannelLayer):
         def next_message() -> Message | None:
             if (lost := self._losses(found)) is not None:
                 return lost
-            while (body := found.take()) is not None:
-                if (message := self._unpack(body)) is not None:
+            while (post := found.take()) is not None:
+                if (message := self._open_post(post)) is not None:
                     return message
             return None
 
@@ -264,12 +278,21 @@ class GredisChannelLayer(BaseChannelLayer):
                 await desk.crossbar.awaited(reply)
             desk.connected = True
         channel = f"{prefix}.{desk.crossbar.core.add(_nobody)}"
-        self._open(desk, channel)
+        opened = self._open(desk, channel)
+        task = asyncio.current_task()
+        if task is not None:
+            opened.owner = weakref.ref(task)
         return channel
 
     def _open(self, desk: Desk, channel: str) -> Channel:
         opened = Channel(
-            channel, self.get_capacity(channel), self.expiry, desk.crossbar.core, self._count_drop
+            channel,
+            self.get_capacity(channel),
+            self.expiry,
+            desk.crossbar.core,
+            desk.posts,
+            self._count_drop,
+            self.announce_losses,
         )
         desk.channels[channel] = opened
         if SEPARATOR in channel:

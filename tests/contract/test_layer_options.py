@@ -13,6 +13,7 @@ from gredis import GredisChannelLayer
 from gredis.drivers.asyncio import AsyncioCrossbar
 from gredis.drivers.gevent import GeventCrossbar
 from gredis.errors import GredisError, MessageTooLarge
+from tests.contract.test_faults import until
 
 pytestmark = pytest.mark.parametrize(
     "kind",
@@ -207,16 +208,72 @@ def test_the_driver_is_the_running_loops(make, run, kind):
     assert isinstance(run(crossbar()), expected)
 
 
-def test_a_channel_whose_receive_was_cancelled_is_forgotten(make, run):
+def channels_of(crossbar: Any) -> list[Any]:
+    return list(crossbar.desk.channels.values()) if crossbar.desk is not None else []
+
+
+def test_a_channel_ends_with_its_consumer(make, run):
+    layer = make()
+
+    async def consumer() -> None:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.receive(channel)
+
+    async def scenario():
+        task = asyncio.create_task(consumer())
+        crossbar = layer.crossbar
+        await until(lambda: any(channel.waiting for channel in channels_of(crossbar)))
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(0)
+        return crossbar.core.wants("room"), crossbar.desk.channels
+
+    assert run(scenario()) == (False, {})
+
+
+def test_who_stops_waiting_for_a_while_stays_a_member(make, run):
     layer = make()
 
     async def scenario():
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(layer.receive(channel), 0.01)
+        await layer.group_send("room", {"type": "t"})
+        return await layer.receive(channel)
+
+    assert run(scenario()) == {"type": "t"}
+
+
+def test_members_share_nothing_that_can_be_changed(make, run):
+    layer = make(symmetric_encryption_keys=["key"])
+
+    async def scenario():
+        channels = [await layer.new_channel() for _ in range(3)]
+        for channel in channels:
+            await layer.group_add("room", channel)
+        got = []
+        for message in ({"type": "t", "n": 1}, {"type": "t", "list": [{"n": 1}]}):
+            await layer.group_send("room", message)
+            for channel in channels:
+                got.append(await layer.receive(channel))
+                assert got[-1] == message
+                got[-1]["type"] = "changed"
+                got[-1].get("list", [{}])[0]["n"] = "changed"
+        return len({id(message) for message in got})
+
+    assert run(scenario()) == 6
+
+
+def test_who_waits_hears_at_once_that_messages_were_lost(make, run, url):
+    layer = make(announce_losses=True)
+
+    async def scenario():
+        channel = await layer.new_channel()
         receiving = asyncio.create_task(layer.receive(channel))
         await asyncio.sleep(0)
-        receiving.cancel()
-        await asyncio.wait([receiving])
-        return layer.crossbar.core.wants("room"), layer.crossbar.desk.channels
+        layer.crossbar.core.lose(7)
+        return await receiving
 
-    assert run(scenario()) == (False, {})
+    assert run(scenario()) == {"type": "messages.lost", "count": 7}
