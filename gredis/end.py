@@ -14,7 +14,9 @@ leaves connecting to the drivers. Read next: `drivers/gevent.py` beside `drivers
 from __future__ import annotations
 
 import logging
+import os
 import time
+import weakref
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ from typing import Any
 from gredis.carriers.redis import RedisCarrier
 from gredis.carriers.tcp import TcpCarrier
 from gredis.crossbar import Crossbar
-from gredis.errors import Closed, Unreachable
+from gredis.errors import Closed, GredisError, Unreachable
 from gredis.location import Location, locate
 from gredis.messages import Kind, Letter, pack
 from gredis.names import Address
@@ -60,6 +62,7 @@ class Line(ABC):
             now=lambda: int(time.monotonic() * 1000),
         )
         self._suspects: set[str] = set()
+        self._refusal = ""
         self._limit: Any = None
 
     @abstractmethod
@@ -91,14 +94,25 @@ class Line(ABC):
             self.session.fail_all(Unreachable(f"no answer from {place} for {seconds} s"))
 
     def _suspect(self, inbox: str) -> None:
-        if inbox not in self._suspects and not self.end.closed:
+        if inbox not in self._suspects and not self.end.leaving:
             self._suspects.add(inbox)
             self.end.later(GRACE, lambda: self._confirm(inbox))
 
     def _confirm(self, inbox: str) -> None:
         self._suspects.discard(inbox)
-        if not self.end.closed:
+        if not self.end.leaving:
             self.session.confirm(inbox)
+
+    def refused(self, error: GredisError) -> None:
+        """The other side does not want us: whoever waits is told, and the log once."""
+        self.session.fail_all(error)
+        if str(error) != self._refusal:
+            self._refusal = str(error)
+            log.error("%s: %s", self.location.shown, error)
+
+    @abstractmethod
+    def forget(self) -> None:
+        """In a forked child: let go of the connection, which is the parent's, and say nothing."""
 
     def lost(self, error: Exception | str) -> None:
         """The connection is lost; the driver makes another one."""
@@ -134,10 +148,12 @@ class End(ABC):
         self.waiting = waiting
         self.core = Crossbar()
         self.core.acknowledge = lambda sender, members: self.has_room(sender)
+        self.leaving = False  # nothing is asked for any more: it would stay when we have gone
         self.closed = False
         urls = url.split() if isinstance(url, str) else url
         self.lines = [self.line(self, locate(each), n) for n, each in enumerate(urls)]
         self._started = False
+        _ends.add(self)
         self.desk: Any = None  # of the channel layer, if one uses us
 
     @staticmethod
@@ -160,7 +176,7 @@ class End(ABC):
 
     def start(self) -> None:
         """Begin to connect, unless that has been done; raises `Closed`."""
-        if self.closed:
+        if self.leaving:
             raise Closed("this crossbar has been closed")
         if not self._started:
             self._started = True
@@ -218,7 +234,8 @@ class End(ABC):
 
     def has_room(self, sender: Address) -> None:
         """Tell a patient sender that all members here have room for another message."""
-        self.post(sender, b"\xc0")
+        if not self.leaving:
+            self.post(sender, b"\xc0")
 
     # -- receiving
 
@@ -231,12 +248,12 @@ class End(ABC):
     def give_back(self, queue: str) -> Any:
         """A letter of the queue has been dealt with: room for one more."""
         self.core.given_back(queue)
-        return self._call(queue, "take", queue, 1, self.capacity)
+        return None if self.leaving else self._call(queue, "take", queue, 1, self.capacity)
 
     def untake(self, queue: str) -> Any:
         """Take from `queue` no longer."""
         self.core.untake(queue)
-        return self._call(queue, "untake", queue)
+        return None if self.leaving else self._call(queue, "untake", queue)
 
     def join(self, group: str, local: str) -> Any:
         """Make a local a member; the reply to wait for, or None when there is none to come."""
@@ -245,12 +262,13 @@ class End(ABC):
 
     def leave(self, group: str, local: str) -> Any:
         """End a membership; the reply to wait for, or None."""
-        return self._call(group, "leave", group) if self.core.leave(group, local) else None
+        last = self.core.leave(group, local)
+        return self._call(group, "leave", group) if last and not self.leaving else None
 
     def remove(self, local: str) -> None:
         """Forget a local, and leave its groups."""
         for group in self.core.remove(local):
-            if not self.closed:
+            if not self.leaving:
                 self._call(group, "leave", group)
 
     def suspect(self, inbox: str) -> Any:
@@ -274,15 +292,41 @@ class End(ABC):
     # -- closing
 
     def _depart(self) -> list[Any]:
-        """Say good-bye to the hosts that can hear it."""
+        """Say good-bye to the hosts that can hear it, as the last thing that they hear."""
+        self.leaving = True
         ready = [line for line in self.lines if line.session.ready]
         return [line.session.call("depart") for line in ready]
 
     def _stop(self) -> None:
-        self.closed = True
+        self.leaving = self.closed = True
         for line in self.lines:
             line.stop()
             line.session.fail_all(Closed("this crossbar has been closed"))
+
+
+_ends: weakref.WeakSet[End] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    """A forked child has copies of its parent's connections.
+
+    It must not use them, and not keep them open either: Redis would think that the parent lives as
+    long as its children do.
+    """
+    for end in list(_ends):
+        end.leaving = end.closed = True
+        for line in end.lines:
+            line.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def let_go(descriptor: int) -> None:
+    """Close this process's copy of a connection, and leave its number to whoever thinks it open."""
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(nowhere, descriptor, inheritable=False)
+    os.close(nowhere)
 
 
 def _carrier(location: Location, inbox: str, prefix: str) -> Carrier:

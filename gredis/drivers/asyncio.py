@@ -20,7 +20,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
-from gredis.end import End, Line, Urls
+from gredis.end import End, Line, Urls, let_go
 from gredis.errors import GredisError
 from gredis.location import KEEPALIVE, Location
 from gredis.sentinel import ask, master
@@ -64,6 +64,11 @@ class AsyncioLine(Line):
         if self.task is not None and not self._loop.is_closed():
             self.task.cancel()
 
+    def forget(self) -> None:
+        """In a forked child: let go of the connection, and say nothing."""
+        if self._connection is not None:
+            let_go(self._connection.transport.get_extra_info("socket").fileno())
+
     async def _run(self) -> None:
         """Connect, wait until the connection is lost, and again."""
         pause = pauses()
@@ -80,6 +85,12 @@ class AsyncioLine(Line):
                     self._explain(self._connection.over.result())
                 except OSError as error:
                     self.lost(error)
+                except GredisError as error:
+                    self.lost(error)
+                    self.refused(error)
+                except Exception as error:  # a mistake of ours must not end all communication
+                    self.lost(error)
+                    log.exception("%s: could not connect", self.location.shown)
                 finally:
                     await self._disconnect()
         finally:
@@ -89,15 +100,15 @@ class AsyncioLine(Line):
     def _explain(self, error: Exception | None) -> None:
         self.lost(error or "closed by the other side")
         if isinstance(error, GredisError):
-            self.session.fail_all(error)
-            log.error("%s: %s", self.location.shown, error)
+            self.refused(error)
 
     async def _disconnect(self) -> None:
         connection = self._connection
-        if connection is None:
+        if connection is None or self._loop.is_closed():
             return
         if self.session.ready and not self.end.closed and not connection.over.done():
-            reply = self.session.call("depart")  # the loop ends
+            self.end.leaving = True  # the loop ends
+            reply = self.session.call("depart")
             self._flush()
             await asyncio.wait([reply], timeout=GOOD_BYE_SECONDS)
         self._connection = None
@@ -258,8 +269,14 @@ def connect(url: Urls, prefix: str = "gredis") -> AsyncioCrossbar:
     key = (loop, url if isinstance(url, str) else tuple(url), prefix)
     found = _crossbars.get(key)
     if found is None or found.closed:
-        for other in [other for other in _crossbars if other[0].is_closed()]:
-            _crossbars.pop(other)._stop()  # a loop that ended without cancelling its tasks
+        _forget_ended_loops()
         found = _crossbars[key] = AsyncioCrossbar(url, prefix)
         found.on_close = lambda: (_crossbars.pop(key, None), None)[1]
     return found
+
+
+def _forget_ended_loops() -> None:
+    """Of loops that ended without cancelling their tasks; other threads may do the same now."""
+    for key in list(_crossbars):
+        if key[0].is_closed() and (dead := _crossbars.pop(key, None)) is not None:
+            dead.leaving = dead.closed = True

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent import socket, ssl
+from gevent import monkey, socket, ssl
 from gevent.event import AsyncResult, Event
 from gevent.queue import SimpleQueue
 
-from gredis.end import End, Line, Urls
+from gredis.end import End, Line, Urls, let_go
 from gredis.errors import Full, Gone, GredisError
 from gredis.location import KEEPALIVE, Location
 from gredis.messages import unpack
@@ -58,6 +58,12 @@ class GeventLine(Line):
         """Close the connection and make no other."""
         gevent.killall(self._greenlets)
 
+    def forget(self) -> None:
+        """In a forked child: let go of the connection, and say nothing."""
+        if self._socket is not None:
+            let_go(self._socket.fileno())
+        gevent.killall(self._greenlets, block=False)
+
     def _run(self) -> None:
         """Hand over what comes until the connection is lost, and again."""
         pause = pauses()
@@ -76,8 +82,7 @@ class GeventLine(Line):
                 self.lost(error)
             except GredisError as error:
                 self.lost(error)
-                self.session.fail_all(error)
-                log.error("%s: %s", self.location.shown, error)
+                self.refused(error)
             except Exception as error:  # a mistake of ours must not end all communication
                 self.lost(error)
                 log.exception("%s: could not deal with what came", self.location.shown)
@@ -233,8 +238,15 @@ class GeventCrossbar(End):
             return None
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        reply.rawlink(lambda done: loop.call_soon_threadsafe(_settle, future, done))
+        reply.rawlink(lambda done: _settle_on(loop, future, done))
         return await future
+
+
+def _settle_on(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: AsyncResult
+) -> None:
+    if not loop.is_closed():  # else who awaited it has given up
+        loop.call_soon_threadsafe(_settle, future, result)
 
 
 def _settle(future: asyncio.Future[Any], result: AsyncResult) -> None:
@@ -283,7 +295,8 @@ class Mailbox:
         self._crossbar.remove(self.address.local)
 
 
-_crossbars: dict[tuple[Any, ...], GeventCrossbar] = {}
+_of_this_thread = monkey.get_original("_thread", "_local")()
+"""A native thread has a hub of its own, and so a crossbar of its own."""
 
 
 def connect(url: Urls, prefix: str = "gredis") -> GeventCrossbar:
@@ -292,8 +305,9 @@ def connect(url: Urls, prefix: str = "gredis") -> GeventCrossbar:
     A process has one, so that its connections stay one per host, whoever uses it: the channel
     layer, the relay and the worker share it.
     """
-    key = (url if isinstance(url, str) else tuple(url), prefix)
-    found = _crossbars.get(key)
+    crossbars: dict[str, GeventCrossbar] = vars(_of_this_thread)
+    key = str((url if isinstance(url, str) else tuple(url), prefix))
+    found = crossbars.get(key)
     if found is None or found.closed:
-        found = _crossbars[key] = GeventCrossbar(url, prefix)
+        found = crossbars[key] = GeventCrossbar(url, prefix)
     return found

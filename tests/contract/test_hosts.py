@@ -173,7 +173,7 @@ def test_tls_with_a_certificate_that_nobody_vouches_for_is_refused(kind, run, st
 
 
 @DRIVERS
-def test_users_and_passwords_and_databases_of_the_url(kind, run, start, tmp_path):
+def test_users_and_passwords_and_databases_of_the_url(kind, run, start, tmp_path, caplog):
     config = tmp_path / "redis.conf"
     config.write_text("user ann on >sesame ~gredis:* &gredis:* +@all\nuser default off\n")
     port = start(str(config))
@@ -183,9 +183,11 @@ def test_users_and_passwords_and_databases_of_the_url(kind, run, start, tmp_path
     async def scenario():
         with pytest.raises(RedisRefused, match="WRONGPASS"):
             await layer.group_send("room", {"type": "t"})
+        await asyncio.sleep(0.3)  # it tries again and again
         await layer.close()
 
     run(scenario())
+    assert len([record for record in caplog.records if "WRONGPASS" in record.message]) == 1
 
 
 @DRIVERS

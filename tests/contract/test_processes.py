@@ -8,16 +8,21 @@ import logging
 import subprocess
 import sys
 import threading
+import time
+from typing import Any
 
+import gevent
 import pytest
 import redis
 from asgiref.sync import async_to_sync
 
 from gredis import GredisChannelLayer
 from gredis.drivers import asyncio as driver
+from gredis.errors import Closed
 from gredis.messages import unpack
-from tests.contract import plain
+from tests.contract import forking, plain
 from tests.contract.test_faults import until
+from thyme.loop import HubLoop
 
 
 @pytest.fixture
@@ -99,3 +104,101 @@ def test_who_was_stuck_until_redis_gave_up_on_it_still_gets_everything(end, run)
         return got
 
     assert run(scenario()) == list(range(-1, 1500))
+
+
+@pytest.mark.parametrize(
+    "kind", [("gevent", "redis"), ("asyncio", "valkey"), ("asyncio", "redis")], ids="-".join
+)
+def test_a_forked_child_has_a_crossbar_of_its_own_and_does_not_keep_its_parents_alive(url, kind):
+    command = [sys.executable, forking.__file__, url, kind[0]]
+    with (
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as parent,
+        redis.Redis.from_url(url) as looking_in,
+    ):
+        inbox, answer = parent.stdout.readline().split()
+        assert answer == "answer"
+        here = f"gredis:here:{inbox}"
+        assert looking_in.pubsub_numsub(here)[0][1] == 1
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 10
+        while looking_in.pubsub_numsub(here)[0][1]:  # the child still runs
+            assert time.monotonic() < deadline
+        parent.stdin.close()
+        while len(looking_in.client_list()) > 1:
+            assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("kind", [("gevent", "redis")], ids="-".join)
+def test_native_threads_of_a_gevent_process_have_crossbars_of_their_own(url, run):
+    layer = GredisChannelLayer(url)
+
+    def in_a_thread() -> None:
+        async def send() -> None:
+            await layer.group_send("room", {"type": "from a thread"})
+            await layer.close()
+
+        with asyncio.Runner(loop_factory=HubLoop) as runner:
+            runner.run(send())
+
+    async def scenario():
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        thread = gevent.get_hub().threadpool.spawn(in_a_thread)
+        message = await layer.receive(channel)
+        thread.get()
+        await layer.close()
+        return message
+
+    assert run(scenario()) == {"type": "from a thread"}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # whoever closes it so deserves that
+@pytest.mark.parametrize("kind", [("asyncio", "redis")], ids="-".join)
+def test_a_loop_that_was_closed_without_ado_harms_no_other(url):
+    layer = GredisChannelLayer(url)
+
+    async def begin() -> None:
+        await layer.new_channel()
+        layer.crossbar.multicast_soon("room", "nobody awaits this")
+
+    loop = asyncio.SelectorEventLoop()
+    loop.run_until_complete(begin())
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False
+    loop.close()
+    del loop, task
+    asyncio.run(layer.group_send("room", {"type": "t"}))
+    gc.collect()
+    assert driver._crossbars == {}
+
+
+@pytest.mark.parametrize(
+    "kind", [("gevent", "redis"), ("asyncio", "redis"), ("asyncio", "hub")], ids="-".join
+)
+def test_nothing_is_asked_for_after_the_good_bye(kind, server, end, run):
+    async def scenario():
+        one = end()
+        local = one.core.add(print).local
+        await one.awaited(one.join("room", local))
+        depart = one._depart
+
+        def depart_and_ask() -> Any:
+            replies = depart()
+            one.leave("room", local)
+            one.has_room(one.core.add(print))
+            one.give_back("work")
+            with pytest.raises(Closed):
+                one.join("room", local)
+            return replies
+
+        one._depart = depart_and_ask
+        if (closing := one.close()) is not None:
+            await closing
+
+    run(scenario())
+    if kind[1] == "redis":
+        with redis.Redis.from_url(server.url) as looking_in:
+            assert looking_in.keys() == []
