@@ -253,7 +253,7 @@ class End(ABC):
     def untake(self, queue: str) -> Any:
         """Take from `queue` no longer."""
         self.core.untake(queue)
-        return None if self.leaving else self._call(queue, "untake", queue)
+        return self._call(queue, "untake", queue)
 
     def join(self, group: str, local: str) -> Any:
         """Make a local a member; the reply to wait for, or None when there is none to come."""
