@@ -7,7 +7,8 @@ there is always something to read.
 
 It waits *before* it reads: an idle socket costs no buffer and a busy one no EAGAIN.
 
-HTTP and WebSocket are unknown here. Read next: `connection.py`.
+HTTP and WebSocket are unknown here. Taught in notebooks/02_greenlets.ipynb.
+Read next: `connection.py`.
 """
 
 from __future__ import annotations
