@@ -81,6 +81,8 @@ class Child:
         """Ask it to end, wait, kill it if it took longer than its grace. It stays ended."""
         process, self._process = self._process, None
         self._greenlet.kill()
+        if not self._ready.ready():
+            self._ready.set((f"{self.name} was ended before it was ready.", ""))
         if process is None:
             return
         process.terminate()

@@ -14,23 +14,25 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gevent
 from gevent.event import Event
+from gevent.lock import Semaphore
 
-from thyme.application import ApplicationNotFound, load
+from thyme.application import ApplicationNotFound, EsqueApplication, load
 from thyme.children import ChildFailed
 from thyme.config import Config
 from thyme.errors import CertificateUnusable, StartupFailed
-from thyme.listeners import tcp_bind
+from thyme.listeners import DESCRIPTOR, tcp_bind
 from thyme.loop import close_shared_loop, install
 from thyme.options import config_of, read_options
 from thyme.processes import Processes, watch
 from thyme.programs import at_end_of_input, on_signals
 from thyme.server import Server
-from thyme.status import Status
+from thyme.status import Gathered, Status
 
 _LOGGER = logging.getLogger("thyme")
 
@@ -58,49 +60,111 @@ def _serve(options: dict[str, Any], config: Config) -> int:
     install()
     server = Server(load(options["app"], stock=options.get("stock", False)), config)
     server.start()
-    status = _start_status(server, options.get("metrics"))
-    _stop_when_told(server.stop, options)
-    print(f"Thyme listens on {', '.join(server.places)}", flush=True)
-    server.serve_forever()
-    if status is not None:
-        status.stop(0)
-    close_shared_loop()
-    return 0
-
-
-def _start_status(server: Server, bind: str | None) -> Server | None:
-    if bind is None:
-        return None
-    status = Server(Status(server), Config(binds=(bind,)))
-    status.start()
-    _LOGGER.info("health and metrics are on %s", status.places[0])
-    return status
+    service = _Service(options, config, server)
+    service.start_status(Status(server))
+    return service.run(server.places)
 
 
 def _supervise(options: dict[str, Any], config: Config) -> int:
     processes = Processes(options, config, _LOGGER.info)
-    stopped = Event()
-    stopping: list[bool] = []
-
-    def stop(drain_seconds: float | None = None) -> None:
-        if stopping:  # the second time: the end of their standard input tells the processes
-            stopped.set()
-        stopping.append(True)
-        processes.stop()
-        stopped.set()
-
-    _stop_when_told(stop, options)
+    service = _Service(options, config, processes=processes)
     try:
         processes.start()
+        service.start_status(Gathered(processes.metrics_places))
     except BaseException:
         processes.stop()
         raise
-    on_signals([signal.SIGHUP], processes.renew)
     if options.get("reload"):
         gevent.spawn(watch, Path.cwd(), processes.renew)
-    print(f"Thyme listens on {', '.join(processes.places)}", flush=True)
-    stopped.wait()
-    return 0
+    return service.run(processes.places)
+
+
+class _Service:
+    """What this process is told by signals: about its own server, or the processes it looks after.
+
+    A server of our own that is to start anew gets processes in its place (`processes.py`): we hand
+    its sockets over, let it finish, and stay as the parent.
+    """
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        config: Config,
+        server: Server | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self._options = options
+        self._config = config
+        self._server = server
+        self._processes = processes
+        self._status: Server | None = None
+        self._told = 0
+        self._ended = Event()
+        self._turn = Semaphore()
+
+    def start_status(self, application: EsqueApplication) -> None:
+        """Listen on the bind of --metrics, if there is one; or go on there with `application`."""
+        bind = self._options.get("metrics")
+        if self._status is not None:
+            self._status.application = application
+        elif bind is not None:
+            self._status = Server(application, Config(binds=(bind,)))
+            self._status.start()
+            if not bind.startswith(DESCRIPTOR):  # else our parent gathers them, and says where
+                _LOGGER.info("health and metrics are on %s", self._status.places[0])
+
+    def run(self, places: Sequence[str]) -> int:
+        """Say that we listen, and go on until told to stop; the exit code."""
+        on_signals((signal.SIGTERM, signal.SIGINT), self._stop)
+        on_signals((signal.SIGHUP,), self._renew)
+        if self._options.get("stop_on_eof"):
+            gevent.spawn(at_end_of_input, self._stop)
+        print(f"Thyme listens on {', '.join(places)}", flush=True)
+        self._ended.wait()
+        if self._server is not None:
+            self._server.serve_forever()  # to its very end
+        if self._status is not None:
+            self._status.stop(0)
+        close_shared_loop()
+        return 0
+
+    def _stop(self) -> None:
+        """Told a second time, it is to stop at once."""
+        self._told += 1
+        at_once = self._told > 1
+        ends: list[Callable[[], None]] = []
+        if self._server is not None:
+            ends.append(partial(self._server.stop, 0 if at_once else None))
+        if self._processes is not None and not at_once:
+            ends.append(self._processes.stop)
+        gevent.joinall([gevent.spawn(end) for end in ends])
+        self._ended.set()  # processes that are left see the end of their standard input
+
+    def _renew(self) -> None:
+        with self._turn:
+            if self._told:
+                return
+            if self._processes is not None:
+                self._processes.renew()
+                return
+            server, self._processes = self._server, self._successors()
+            if self._processes is not None and server is not None:
+                self.start_status(Gathered(self._processes.metrics_places))
+                server.handed_over = True
+                server.stop()
+                self._server = None
+
+    def _successors(self) -> Processes | None:
+        """Processes that accept where our own server does; None when they cannot start."""
+        sockets = self._server.copied_sockets() if self._server is not None else []
+        processes = Processes(self._options, self._config, _LOGGER.info, sockets)
+        try:
+            processes.start()
+        except (ChildFailed, OSError) as problem:
+            _LOGGER.error("%s The old process goes on.", problem)
+            processes.let_go()
+            return None
+        return processes
 
 
 def url(host: str, port: int) -> str:
@@ -134,16 +198,3 @@ def _explained(error: OSError, config: Config) -> str:
 def _fail(sentence: str) -> int:
     print(f"thyme: {sentence}", file=sys.stderr)
     return 1
-
-
-def _stop_when_told(stop: Callable[[float | None], None], options: dict[str, Any]) -> None:
-    """By a signal, or the end of standard input; told a second time, it is to stop at once."""
-    received: list[bool] = []
-
-    def told() -> None:
-        received.append(True)
-        stop(0 if len(received) > 1 else None)
-
-    on_signals((signal.SIGTERM, signal.SIGINT), told)
-    if options.get("stop_on_eof"):
-        gevent.spawn(at_end_of_input, told)

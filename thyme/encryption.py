@@ -82,8 +82,11 @@ class EncryptedSocket:
                 self._fetch()
                 continue
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                break
+                piece = b""
             if not piece:
+                if pieces:  # RFC 8446 6.1: nothing follows a close_notify; so wake the next wait
+                    with contextlib.suppress(OSError):
+                        self._socket.shutdown(socket.SHUT_RD)
                 break
             pieces.append(piece)
             missing -= len(piece)

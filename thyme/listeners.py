@@ -14,13 +14,15 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from gevent import monkey
 from gevent.socket import socket as GeventSocket
 
 _TCP = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:/]*)):(?P<port>[0-9]{1,5})")
-_UNIX, _DESCRIPTOR = "unix:", "fd://"
+_UNIX, DESCRIPTOR = "unix:", "fd://"
 
 ALL_IPV4 = "0.0.0.0"  # noqa: S104 - where ":8000" says so
 HIGHEST_PORT = 65535
@@ -34,7 +36,7 @@ def checked_bind(text: str) -> str:
     """`text` itself, when it has one of the three forms. Raises `BadBind`."""
     if text.startswith(_UNIX) and len(text) > len(_UNIX):
         return text
-    if text.startswith(_DESCRIPTOR) and text.removeprefix(_DESCRIPTOR).isdecimal():
+    if text.startswith(DESCRIPTOR) and text.removeprefix(DESCRIPTOR).isdecimal():
         return text
     match = _TCP.fullmatch(text)
     if match and int(match["port"]) <= HIGHEST_PORT:
@@ -49,8 +51,8 @@ def tcp_bind(host: str, port: int) -> str:
 
 def listening(bind: str, backlog: int) -> Any:
     """A gevent socket that listens there. Raises `OSError`, or `BadBind`."""
-    if bind.startswith(_DESCRIPTOR):
-        return _inherited(int(bind.removeprefix(_DESCRIPTOR)))
+    if bind.startswith(DESCRIPTOR):
+        return _inherited(int(bind.removeprefix(DESCRIPTOR)))
     if bind.startswith(_UNIX):
         return _on_unix(bind.removeprefix(_UNIX), backlog)
     match = _TCP.fullmatch(checked_bind(bind))
@@ -100,6 +102,14 @@ def _inherited(descriptor: int) -> Any:
 def _on_unix(path: str, backlog: int) -> Any:
     _remove_stale(path)
     return _bound(GeventSocket(socket.AF_UNIX, socket.SOCK_STREAM), path, backlog)
+
+
+def remove_sockets(binds: Iterable[str]) -> None:
+    """Remove the files of those that are unix sockets: nobody listens there any more."""
+    for bind in binds:
+        if bind.startswith(_UNIX):
+            with suppress(FileNotFoundError):
+                os.unlink(bind.removeprefix(_UNIX))
 
 
 def _remove_stale(path: str) -> None:

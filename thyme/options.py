@@ -47,7 +47,8 @@ examples:
 signals:
   SIGTERM, SIGINT (Ctrl-C)   stop: requests are finished and WebSockets closed with 1001, for at
                              most --drain-seconds; a second one ends it at once
-  SIGHUP                     with --processes: start anew, without refusing a connection
+  SIGHUP                     start anew, without refusing a connection: a new process (or N) takes
+                             over when it is ready, and this one finishes and becomes its parent
 
 Every option can also stand in the environment (THYME_SLOW_SECONDS=5) or, without its dashes in
 front, in the TOML file of --config (slow-seconds = 5). The command line wins, then the environment.
@@ -87,8 +88,8 @@ class _Parser(argparse.ArgumentParser):
         add("--certificate", metavar="FILE", help="speak TLS, with this certificate chain (PEM)")
         add("--private-key", metavar="FILE", help="its key (default: in the certificate's file)")
         add("--metrics", type=_metrics, metavar="PLACE",
-            help="answer /health and /metrics there; a port alone is one of 127.0.0.1. With "
-            "--processes each process takes the next port")
+            help="answer /health and /metrics there, for all processes; a port alone is one of "
+            "127.0.0.1")
         add("--root-path", help="where the application is mounted, such as /chat")
         add("--proxy-headers", type=_proxies, metavar="ADDRESSES",
             help="believe X-Forwarded-For and -Proto from these addresses or networks, separated "

@@ -5,7 +5,8 @@ and serves like any single one: `python -m thyme` with the same options. A proce
 started again (`children.py`). To start anew (SIGHUP, or a changed file with --reload) a new
 generation is started beside the old one, and only when it is ready the old one is told to stop;
 the sockets stay open all the time, so no connection is refused. A generation that cannot start
-leaves the old one serving.
+leaves the old one serving. A single server (no --processes) that gets SIGHUP becomes such a parent:
+it hands its sockets over, and finishes what it has in progress.
 
 Started by exec, not fork: a child shares no memory with us, and begins with a clean hub.
 """
@@ -23,11 +24,14 @@ from gevent.lock import Semaphore
 
 from thyme.children import Child, ChildFailed, stop_in_turn
 from thyme.config import Config
-from thyme.listeners import listening, place_name, tcp_bind
+from thyme.listeners import listening, place_name, remove_sockets, tcp_bind
 from thyme.options import as_arguments
 
 READY = "Thyme listens on "
 """How the line begins with which a process says that it is ready."""
+
+ANY_PORT = "127.0.0.1:0"
+"""For the figures of one process, which the parent adds up."""
 
 KILL_AFTER = 3.0
 """Seconds that a process has beyond its drain time, before it is killed."""
@@ -37,18 +41,26 @@ WATCH_SECONDS = 1.0
 
 
 class Processes:
-    """`start()` binds and starts the processes; `renew()` replaces them, `stop()` ends them."""
+    """`start()` binds and starts the processes; `renew()` replaces them, `stop()` ends them.
+
+    `sockets`: where to accept, when somebody listens there already.
+    """
 
     def __init__(
-        self, options: Mapping[str, Any], config: Config, say: Callable[[str], None]
+        self,
+        options: Mapping[str, Any],
+        config: Config,
+        say: Callable[[str], None],
+        sockets: Sequence[Any] = (),
     ) -> None:
         self._options = dict(options)
         self._config = config
         self._say = say
         self._count = max(1, options.get("processes", 1))
-        self._sockets: list[Any] = []
+        self._sockets = list(sockets)
         self._metrics: list[Any] = []
         self._children: list[Child] = []
+        self._starting: list[Child] = []
         self._turn = Semaphore()
         self._stopping = False
         self.places: list[str] = []
@@ -56,13 +68,19 @@ class Processes:
     def start(self) -> None:
         """Raises `OSError` when a place cannot be had, `ChildFailed` when no process can start."""
         config = self._config
-        binds = config.binds or (tcp_bind(config.host, config.port),)
-        self._sockets = [listening(bind, config.backlog) for bind in binds]
-        if metrics := self._options.get("metrics"):
-            self._metrics = [listening(each, config.backlog) for each in self._series(metrics)]
+        if not self._sockets:
+            binds = config.binds or (tcp_bind(config.host, config.port),)
+            self._sockets = [listening(bind, config.backlog) for bind in binds]
+        if self._options.get("metrics"):
+            self._metrics = [listening(ANY_PORT, config.backlog) for _ in range(self._count)]
         secure = config.certificate is not None
         self.places = [place_name(each, secure=secure) for each in self._sockets]
         self._children = self._generation()
+
+    @property
+    def metrics_places(self) -> list[tuple[str, int]]:
+        """Where each process tells how it does, on loopback; `status.Gathered` asks there."""
+        return [each.getsockname() for each in self._metrics]
 
     def renew(self) -> None:
         """Put a new generation in the place of the one that serves."""
@@ -72,30 +90,39 @@ class Processes:
             try:
                 new = self._generation()
             except ChildFailed as problem:
-                self._say(f"{problem} The old processes go on.")
+                if not self._stopping:
+                    self._say(f"{problem} The old processes go on.")
                 return
+            if self._stopping:
+                return  # the new ones were ended with the rest
             old, self._children = self._children, new
         stop_in_turn([old])
 
     def stop(self) -> None:
-        """End all of them, in order."""
+        """End all of them, in order: also those that are only just starting."""
         self._stopping = True
+        self.let_go()
+        remove_sockets(self._config.binds)
+        stop_in_turn([self._children + self._starting])
+
+    def let_go(self) -> None:
+        """Close our copies of the sockets, which others may go on using."""
         for each in self._sockets + self._metrics:
             each.close()
-        with self._turn:
-            stop_in_turn([self._children])
 
     def _generation(self) -> list[Child]:
-        children = [self._child(index) for index in range(self._count)]
-        for child in children:
+        starting = self._starting = [self._child(index) for index in range(self._count)]
+        for child in starting:
             child.start()
         try:
-            for child in children:
+            for child in starting:
                 child.ready()
         except ChildFailed:
-            stop_in_turn([children])
+            stop_in_turn([starting])
             raise
-        return children
+        finally:
+            self._starting = []
+        return starting
 
     def _child(self, index: int) -> Child:
         own = self._metrics[index : index + 1]
@@ -113,14 +140,6 @@ class Processes:
         grace = self._config.drain_seconds + KILL_AFTER
         name = f"Process {index + 1}"
         return Child(name, command, READY, Path.cwd(), self._say, grace=grace, inherits=descriptors)
-
-    def _series(self, bind: str) -> Sequence[str]:
-        """A bind for each process: the next port, unless any will do."""
-        host, colon, port = bind.rpartition(":")
-        if not (colon and port.isdecimal()):
-            return [bind]
-        step = 0 if port == "0" else 1
-        return [f"{host}:{int(port) + step * index}" for index in range(self._count)]
 
 
 _PLACES = frozenset({"host", "port", "metrics"})

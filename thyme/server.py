@@ -12,9 +12,7 @@ Read next: `connection.py`, what happens on one socket; `config.py`, what can be
 from __future__ import annotations
 
 import logging
-import os
 import socket
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +27,7 @@ from thyme.connection import Connection
 from thyme.encryption import EncryptedSocket, server_context
 from thyme.errors import ReadCancelled
 from thyme.http11 import Refusal
-from thyme.listeners import listening, place_name, tcp_bind
+from thyme.listeners import DESCRIPTOR, listening, place_name, remove_sockets, tcp_bind
 from thyme.proxies import Proxies
 from thyme.scope import Place
 from thyme.stream import Stream, plain_socket
@@ -52,7 +50,7 @@ class Server:
     """
 
     def __init__(self, application: EsqueApplication, config: Config | None = None) -> None:
-        self._application = application
+        self.application = application
         self._config = config = config or Config()
         self._listeners: list[StreamServer] = []
         self._connections: dict[Connection, gevent.Greenlet] = {}
@@ -66,6 +64,7 @@ class Server:
         self._state: dict[str, Any] | None = None
         self._access_log = AccessLog(config.access_log) if config.access_log else None
         self._proxies = Proxies(config.proxies) if config.proxies else None
+        self.handed_over = False  # to others who listen in the same places, and go on
         self.stopping = False
 
     def start(self) -> None:
@@ -79,8 +78,11 @@ class Server:
         listeners: list[StreamServer] = []
         try:
             for bind in binds:
-                listeners.append(StreamServer(listening(bind, config.backlog), self._serve))
-            startup = getattr(self._application, "startup", None)
+                listener = StreamServer(listening(bind, config.backlog), self._serve)
+                if bind.startswith(DESCRIPTOR):
+                    listener.max_accept = 1  # others accept there, too: no more than one's share
+                listeners.append(listener)
+            startup = getattr(self.application, "startup", None)
             self._state = startup() if startup is not None else None
             for listener in listeners:
                 listener.start()
@@ -129,15 +131,18 @@ class Server:
             self._close_application()
             self._stopped.set()
 
+    def copied_sockets(self) -> list[Any]:
+        """Copies of the listening sockets, for others to accept from."""
+        return [listening(f"{DESCRIPTOR}{each.socket.fileno()}", 0) for each in self._listeners]
+
     def _stop_listening(self) -> None:
-        for listener, bind in zip(self._listeners, self._config.binds or ("",), strict=True):
+        for listener in self._listeners:
             listener.close()
-            if bind.startswith("unix:"):
-                with suppress(FileNotFoundError):
-                    os.unlink(bind.removeprefix("unix:"))
+        if not self.handed_over:
+            remove_sockets(self._config.binds)
 
     def _close_application(self) -> None:
-        close = getattr(self._application, "close", None)
+        close = getattr(self.application, "close", None)
         if close is None:
             return
         try:
@@ -181,7 +186,7 @@ class Server:
         connection = Connection(
             stream,
             place,
-            self._application,
+            self.application,
             config,
             tally,
             access_log=self._access_log,

@@ -104,6 +104,7 @@ class Stream:
         while isinstance(connected, EncryptedSocket):
             try:
                 if connected.handshake():
+                    self._maybe_more = True  # a request may have come with its last piece
                     return
             except BlockingIOError:
                 self._wait_readable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import socket as plain
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gevent import socket
 from gevent import ssl as gevent_ssl
 
-from tests.thyme.serving import DEADLINE, Browser, Peer, body, echo, eventually, serving, start
+from tests.thyme.serving import (
+    DEADLINE,
+    Browser,
+    Peer,
+    body,
+    echo,
+    eventually,
+    hello,
+    serving,
+    start,
+)
 from thyme.application import Receive, Scope, Send
 from thyme.config import Config
 from thyme.errors import CertificateUnusable
@@ -164,3 +175,37 @@ def test_a_reset_in_the_middle_is_a_disconnect(certificate: str) -> None:
             eventually(lambda: server.tally().bytes_received)
             peer.socket.setsockopt(plain.SOL_SOCKET, plain.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         eventually(lambda: told == ["http.disconnect"])
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["request", "request and close_notify"])
+def test_what_comes_with_the_last_piece_of_a_handshake_is_answered(
+    certificate: str, leaves: bool
+) -> None:
+    """RFC 8446 2: a client may send with its Finished; 6.1: and then it may end its side."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = client_context(certificate).wrap_bio(incoming, outgoing, server_hostname="localhost")
+
+    def hear() -> None:
+        raw.sendall(outgoing.read())
+        incoming.write(raw.recv(65536))
+
+    def until_heard(call: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return call()
+            except ssl.SSLWantReadError:
+                hear()
+
+    with (
+        serving(hello, certificate=certificate) as server,
+        socket.create_connection(server.address) as raw,
+    ):
+        raw.settimeout(DEADLINE)
+        until_heard(tls.do_handshake)
+        tls.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        if leaves:
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.unwrap()
+        assert until_heard(tls.read).startswith(b"HTTP/1.1 200 OK")
+        if leaves:
+            until_heard(tls.unwrap)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gevent import socket
 
-from tests.thyme.serving import DEADLINE, hello, serving
+from tests.thyme.serving import DEADLINE, eventually, hello, serving
 from thyme.application import Receive, Scope, Send
 from thyme.config import Config
 from thyme.listeners import BadBind, checked_bind
@@ -98,3 +98,14 @@ def test_good_binds(text: str) -> None:
 def test_bad_binds(text: str) -> None:
     with pytest.raises(BadBind, match="expected HOST:PORT"):
         checked_bind(text)
+
+
+def test_servers_that_share_a_socket_share_what_comes() -> None:
+    with plain.create_server(("127.0.0.1", 0), backlog=20) as shared:
+        binds = (f"fd://{shared.fileno()}",)
+        with serving(hello, binds=binds) as one, serving(hello, binds=binds) as other:
+            peers = [plain.create_connection(shared.getsockname()) for _ in range(10)]
+            eventually(lambda: one.open_connections + other.open_connections == 10)
+            assert one.open_connections == other.open_connections
+            for peer in peers:
+                peer.close()

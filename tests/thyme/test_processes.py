@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import urllib.error
@@ -130,17 +131,118 @@ def test_reload_starts_anew_when_a_file_changes_and_goes_on_when_it_is_broken(
         until(lambda: ask(url) == "two, and longer")
 
 
-def test_metrics_are_served_on_a_bind_of_their_own_by_each_process() -> None:
+def metrics_place(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    match = re.search(r"health and metrics are on (\S+)", process.stderr.readline())
+    assert match
+    return match[1]
+
+
+def figure(place: str, name: str) -> float:
+    match = re.search(rf"^{name} (\S+)$", ask(f"{place}/metrics"), re.MULTILINE)
+    assert match
+    return float(match[1])
+
+
+def test_metrics_are_those_of_all_processes_added_up() -> None:
     with thyme(PID, "--port", "0", "--processes", "2", "--metrics", "0") as process:
-        address(process)
+        place = metrics_place(process)
+        url = address(process)
+        answering: list[str] = []
+        until(lambda: answering.append(ask(url)) or len(set(answering)) == 2)  # type: ignore[func-returns-value]
+        assert figure(place, "thyme_requests_total") == len(answering)
+        assert ask(f"{place}/health") == "ok\n"
+
+
+def test_health_tells_when_a_process_is_missing() -> None:
+    with thyme(PID, "--port", "0", "--processes", "1", "--metrics", "0") as process:
+        place = metrics_place(process)
+        os.kill(int(ask(address(process))), signal.SIGSTOP)
+        with pytest.raises(urllib.error.HTTPError) as answer:
+            ask(f"{place}/health")
+        assert answer.value.code == 503
+        answer.value.close()
+
+
+@pytest.mark.parametrize("place", ["--port=0", "--bind=unix:{}/served"])
+def test_a_single_process_that_gets_sighup_hands_over_and_refuses_no_connection(
+    place: str, tmp_path: Path
+) -> None:
+    arguments = (place.format(tmp_path), "--bind=127.0.0.1:0", "--metrics=0")
+    with thyme(PID, *arguments) as process:
+        metrics = metrics_place(process)
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        assert int(ask(url)) == process.pid
+        first = replaced(process, url, str(process.pid))
+        assert first != str(process.pid)
+        assert ask(f"{metrics}/health") == "ok\n"
+        second = replaced(process, url, first)
+        assert (tmp_path / "served").exists() == ("unix" in place)
+        process.send_signal(signal.SIGTERM)
+        assert finished(process)[0] == 0
+    assert not any(alive(int(each)) for each in (first, second))
+    assert not (tmp_path / "served").exists()
+
+
+def replaced(process: subprocess.Popen[str], url: str, old: str) -> str:
+    """Who answers in the place of `old` after SIGHUP, which nobody who asks must notice."""
+    problems: list[Exception] = []
+    answers = [old]
+    done = threading.Event()
+
+    def hammer() -> None:
+        while not done.is_set():
+            try:
+                answers.append(ask(url))
+            except (OSError, urllib.error.URLError) as problem:
+                problems.append(problem)
+
+    threads = [threading.Thread(target=hammer) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    process.send_signal(signal.SIGHUP)
+    until(lambda: answers[-1] != old or bool(problems))
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    return answers[-1]
+
+
+def test_a_single_process_goes_on_when_its_successor_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "site_of_mine.py"
+    file.write_text("from tests.thyme.test_processes import pid\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+    with thyme("site_of_mine:pid", "--port", "0", folder=tmp_path) as process:
+        url = address(process)
+        file.write_text("this is no Python, and longer than what it was before")
+        process.send_signal(signal.SIGHUP)
         assert process.stderr is not None
-        places = set()
-        while len(places) < 2:
-            if match := re.search(r"health and metrics are on (\S+)", process.stderr.readline()):
-                places.add(match[1])
-        for place in places:
-            assert "thyme_connections_total" in ask(f"{place}/metrics")
-            assert ask(f"{place}/health") == "ok\n"
+        until(lambda: "The old process goes on." in process.stderr.readline())  # type: ignore[union-attr]
+        assert int(ask(url)) == process.pid
+
+
+def test_sigterm_does_not_wait_for_a_new_generation_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "site_of_mine.py"
+    file.write_text("from tests.thyme.test_processes import pid\n")
+    hang = "import os, time\nopen({!r}, 'w').close()\ntime.sleep(3600)\n"
+    started = tmp_path / "started"
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+    arguments = ("--port=0", "--processes=1", "--drain-seconds=0")
+    with thyme("site_of_mine:pid", *arguments, folder=tmp_path) as process:
+        url = address(process)
+        serves = int(ask(url))
+        file.write_text(hang.format(str(started)))
+        process.send_signal(signal.SIGHUP)
+        until(started.exists)
+        process.send_signal(signal.SIGTERM)
+        assert finished(process)[0] == 0
+    assert not alive(serves)
 
 
 def test_an_inherited_socket_is_served() -> None:

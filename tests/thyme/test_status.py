@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 import gevent
+import pytest
 
 from tests.thyme.serving import Browser, HTTPPeer, Peer, echo, eventually, serving
 from thyme.application import Receive, Scope, Send
 from thyme.status import PROMETHEUS, Status
+from thyme.tally import Family, added_up
 
 
 def asked(server: object, path: str) -> tuple[int, str]:
@@ -79,3 +81,45 @@ def test_there_is_nothing_else() -> None:
         assert asked(server, "/")[0] == 404
         with serving(Status(server)) as status, Browser(status) as browser:
             assert browser.protocol.handshake_exc is not None
+
+
+class Counting:
+    """An application that counts something itself."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.fails = fails
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        echo(scope, receive, send)
+
+    def metrics(self) -> list[Family]:
+        if self.fails:
+            raise OSError("nobody to ask")
+        return [("tea_waiting", "gauge", "Pots", {'kind="green"': 3, 'kind="black"': 1})]
+
+
+def test_an_application_adds_its_own_figures() -> None:
+    with serving(Counting()) as server:
+        text = asked(server, "/metrics")[1]
+    assert '# TYPE tea_waiting gauge\ntea_waiting{kind="green"} 3\n' in text
+
+
+def test_an_application_that_cannot_tell_does_not_hide_the_servers_figures() -> None:
+    with serving(Counting(fails=True)) as server:
+        assert "thyme_requests_total 0\n" in asked(server, "/metrics")[1]
+
+
+def test_a_channel_layer_adds_its_own_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    from channels import layers
+
+    monkeypatch.setattr(layers, "get_channel_layer", Counting)
+    with serving(echo) as server:
+        assert 'tea_waiting{kind="black"} 1\n' in asked(server, "/metrics")[1]
+
+
+def test_figures_of_several_processes_are_added_up_or_the_largest() -> None:
+    one = "# HELP a b\nthyme_requests_total 2\nthyme_loop_lag_seconds 0.5\n"
+    other = "# HELP a b\nthyme_requests_total 3\nthyme_loop_lag_seconds 0.25\n"
+    assert added_up([one, other]) == (
+        "# HELP a b\nthyme_requests_total 5\nthyme_loop_lag_seconds 0.5\n"
+    )
