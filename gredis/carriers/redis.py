@@ -21,7 +21,8 @@ one command in all. The stream is what makes pushes safe: after a cut connection
 what it has missed, and the numbers tell what it has seen already.
 
 All changes are made by the scripts in `scripts/`, each one atomic and one command.
-Works with Redis 6.2 to 8 and Valkey. Read next: `session.py`.
+Works with Redis 6.2 to 8 and Valkey. Taught in notebooks/08_gredis_on_redis.ipynb.
+Read next: `session.py`.
 """
 
 from __future__ import annotations
