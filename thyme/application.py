@@ -9,6 +9,7 @@ This file decides which way an application is run. How coroutines meet greenlets
 business; the ways around that bridge for synchronous Django code are in `pages.py` and
 `consumers.py`.
 
+Taught in notebooks/05_asgi_esque.ipynb.
 Specification: https://asgi.readthedocs.io/en/latest/specs/main.html
 Read next: `bridge.py`.
 """

@@ -4,7 +4,7 @@
 read beyond a frame that ends the conversation. Reading the usual ones here takes a third of the
 time. No I/O.
 
-Source: RFC 6455 5.2, "Base Framing Protocol".
+Taught in notebooks/04_websocket.ipynb. Source: RFC 6455 5.2, "Base Framing Protocol".
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ pay nothing.
 This file decides who owns the running loop, and how the loop is woken. Waiting is `selector.py`'s
 business; which greenlet runs synchronous code is `executors.py`'s.
 
-Notebook: 06, asyncio on the hub.
+Taught in notebooks/06_asyncio_on_the_hub.ipynb.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Source: https://asgi.readthedocs.io/en/latest/specs/www.html, "HTTP Connection Scope" and
 "WebSocket Connection Scope". Which events follow is `response.py`'s and `websocket.py`'s matter.
+Taught in notebooks/05_asgi_esque.ipynb.
 """
 
 from __future__ import annotations

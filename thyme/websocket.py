@@ -10,7 +10,7 @@ and which code an ending has.
     accept(), send(), close()               then send `data_to_send()`
 
 Sources: RFC 6455, RFC 7692; https://asgi.readthedocs.io/en/latest/specs/www.html, "WebSocket".
-Read next: `conversation.py`, which brings the bytes.
+Taught in notebooks/04_websocket.ipynb. Read next: `conversation.py`, which brings the bytes.
 """
 
 from __future__ import annotations
