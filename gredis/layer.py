@@ -128,6 +128,12 @@ class GredisChannelLayer(BaseChannelLayer):
         crossbar.start()
         return crossbar
 
+    def metrics(self) -> list[Any]:
+        """Queue lengths and drops of this process, on gevent, for thyme's /metrics."""
+        from gredis.status import metrics
+
+        return list(metrics(self.crossbar))
+
     def _desk(self) -> Desk:
         """The desk of this process or loop; the last one asked for is at hand."""
         loop = _running_loop()

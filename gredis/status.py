@@ -9,12 +9,22 @@ Read next: `__main__.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gredis.drivers.gevent import GeventCrossbar
 from gredis.end import Urls
+
+Family = tuple[str, str, str, Mapping[str, float]]
+"""A metric: name, "counter" or "gauge", what it is, and its values by their labels."""
+
+_COUNTED = {
+    "received": "Letters that came to this process",
+    "delivered": "Deliveries to receivers of this process",
+    "dropped": "Letters that nobody in this process was meant by",
+    "lost": "Letters that were sent while this process's inbox was full",
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,20 @@ def of(crossbar: GeventCrossbar) -> Figures:
         figures.queues += [QueueFigures(row[0].decode(), *row[1:]) for row in queues]
         figures.groups += [GroupFigures(row[0].decode(), *row[1:]) for row in groups]
     return figures
+
+
+def metrics(crossbar: GeventCrossbar) -> list[Family]:
+    """Figures for Prometheus: what became of this process's letters, and what waits in queues.
+
+    Those of the queues are the same in every process. Raises `Unreachable`.
+    """
+    counters = crossbar.core.counters
+    found: list[Family] = [
+        (f"gredis_letters_{name}_total", "counter", meaning, {"": getattr(counters, name)})
+        for name, meaning in _COUNTED.items()
+    ]
+    waiting = {f'queue="{each.name}"': each.waiting for each in of(crossbar).queues}
+    return [*found, ("gredis_queue_waiting", "gauge", "Letters that wait in a queue", waiting)]
 
 
 def table(figures: Figures) -> str:

@@ -92,7 +92,16 @@ def esque(application: Any, *, stock: bool = False) -> EsqueApplication:
         from thyme import pages
 
         serve = pages.short_way(application)
-    return with_lifespan(serve or adapt(application), adapt(application))
+    served: Any = with_lifespan(serve or adapt(application), adapt(application))
+    served.metrics = _layer_metrics
+    return served  # type: ignore[no-any-return]
+
+
+def _layer_metrics() -> list[Any]:
+    """What the channel layer counts, if there is one that does: figures for `status.py`."""
+    layers = sys.modules.get("channels.layers")
+    layer = layers and layers.get_channel_layer()
+    return list(getattr(layer, "metrics", list)())
 
 
 def is_asgi3(application: Any) -> bool:

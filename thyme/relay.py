@@ -23,6 +23,7 @@ import gevent
 from gevent.event import Event as Bell
 
 from gredis.drivers.gevent import GeventCrossbar, connect
+from gredis.status import metrics
 from thyme.application import Disconnected, Receive, Scope, Send
 from thyme.relay_desk import Queue, RelayDesk, RelayOptions
 from thyme.relay_gevent import GeventDriver
@@ -62,6 +63,10 @@ class Relay:
         if self._desk is None or self._desk.end is not crossbar:
             self._desk = RelayDesk(crossbar, GeventDriver(), self.options)
         return self._desk
+
+    def metrics(self) -> list[Any]:
+        """Queue lengths and drops, for the server's /metrics."""
+        return list(metrics(self.crossbar))
 
     def close(self) -> None:
         """Leave the crossbar; the server calls this when it has stopped."""

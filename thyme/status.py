@@ -6,15 +6,14 @@
 It is a second `Server` in the same process: when the first one's loop stalls, this does not answer
 either, and that is the point. Keep its bind on loopback, or behind a firewall: it needs no login.
 
-An application adds its own figures with a method `metrics()` (families as in `tally.py`), and so
-does a channel layer: queue lengths and drops are theirs to know. With several processes each has a
+An application adds its own figures with a method `metrics()` (families as in `tally.py`): the
+relay and Channels' layer know queue lengths and drops. With several processes each has a
 `Status` at a place of its own, and their parent a `Gathered` that asks them all.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -120,16 +119,13 @@ def asked(place: tuple[str, int], path: str) -> Answer:
 
 
 def families(application: object) -> list[Family]:
-    """What `application`, and the channel layer if there is one, count themselves."""
-    layers = sys.modules.get("channels.layers")
-    found: list[Family] = []
-    for source in (application, layers and layers.get_channel_layer()):
-        try:
-            with Timeout(ASK_SECONDS):
-                found += getattr(source, "metrics", list)()
-        except (Exception, Timeout) as error:  # the figures of the server itself must come
-            _LOGGER.warning("no metrics from %r: %s", source, error)
-    return found
+    """What `application` counts itself, if it does."""
+    try:
+        with Timeout(ASK_SECONDS):
+            return list(getattr(application, "metrics", list)())
+    except (Exception, Timeout) as error:  # the figures of the server itself must come
+        _LOGGER.warning("no metrics from the application: %s", error)
+        return []
 
 
 def loop_lag() -> float:

@@ -52,6 +52,14 @@ def test_the_figures_say_what_there_is(crossbar):
     check(status.read(one.lines[0].location.shown), one)
 
 
+def test_the_figures_for_prometheus_are_of_this_process_and_of_all_queues(crossbar):
+    one = crossbar()
+    furnish(one)
+    found = {name: values for name, _, _, values in status.metrics(one)}
+    assert found["gredis_letters_received_total"] == {"": one.core.counters.received}
+    assert found["gredis_queue_waiting"] == {'queue="http"': 0, 'queue="jobs"': 1}
+
+
 def test_the_hub_has_the_same_figures_and_the_command_shows_them():
     with running_hub() as hub, gevent.Timeout(20):
         one = GeventCrossbar(hub.url)

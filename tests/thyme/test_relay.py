@@ -20,6 +20,8 @@ from thyme import relay_half, relay_messages
 from thyme.application import Disconnected, EsqueApplication
 from thyme.relay import Relay, WorkerLost
 from thyme.relay_messages import portable
+from thyme.server import Server
+from thyme.status import Status
 from thyme.worker import Worker
 
 Start = Callable[..., tuple[GeventCrossbar, Worker]]
@@ -143,6 +145,14 @@ def test_a_connection_waits_for_a_worker_that_has_room(server, start):
     gevent.sleep(0.02)
     start(hello)
     assert waiting.end()[0]["status"] == 200
+
+
+def test_connections_that_wait_for_a_worker_are_in_the_metrics(server):
+    waiting = Peer(server, HTTP, REQUEST)
+    with gevent.Timeout(20):
+        while 'gredis_queue_waiting{queue="http"} 1\n' not in Status(Server(server)).metrics()[1]:
+            gevent.sleep(0.01)
+    waiting.greenlet.kill()
 
 
 def test_who_leaves_before_a_worker_answers_is_not_forgotten(server, start):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import gevent
 import pytest
 
 from tests.thyme.serving import Browser, HTTPPeer, Peer, echo, eventually, serving
-from thyme.application import Receive, Scope, Send
+from thyme.application import Receive, Scope, Send, esque
 from thyme.status import PROMETHEUS, Status
 from thyme.tally import Family, added_up
 
@@ -113,7 +114,11 @@ def test_a_channel_layer_adds_its_own_figures(monkeypatch: pytest.MonkeyPatch) -
     from channels import layers
 
     monkeypatch.setattr(layers, "get_channel_layer", Counting)
-    with serving(echo) as server:
+
+    async def application(scope: Scope, receive: Any, send: Any) -> None:
+        raise NotImplementedError
+
+    with serving(esque(application)) as server:
         assert 'tea_waiting{kind="black"} 1\n' in asked(server, "/metrics")[1]
 
 
