@@ -14,8 +14,8 @@ transfer codings, expectations, versions, limits. tests/thyme/test_http11.py hol
 
 Methods are those llhttp knows (all registered ones but a few); others are refused.
 
-Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1). Read next: `response.py`, the other way;
-`scope.py`, what the application sees of a request.
+Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1). Taught in notebooks/03_http.ipynb. Read next:
+`response.py`, the other way; `scope.py`, what the application sees of a request.
 """
 
 from __future__ import annotations

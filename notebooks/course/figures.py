@@ -250,6 +250,29 @@ def turns(title: str, order: Sequence[str], lanes: Sequence[str] = (), **kinds: 
     return figure
 
 
+class Table:
+    """Rows under the names of their columns. nbval compares it: no times in it."""
+
+    def __init__(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        self.columns, self.rows = columns, [[str(cell) for cell in row] for row in rows]
+
+    def __repr__(self) -> str:
+        return "\n".join(" | ".join(row) for row in [self.columns, *self.rows])
+
+    def _repr_html_(self) -> str:
+        lines = [("th", self.columns), *(("td", row) for row in self.rows)]
+        rows = [
+            "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+            for tag, cells in lines
+        ]
+        return "<table>\n" + "\n".join(rows) + "\n</table>"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """What was found, side by side; the first column says what each row is about."""
+    return Table(columns, rows)
+
+
 @contextlib.contextmanager
 def plot(x: str, y: str, height: float = 2.8) -> Iterator[Any]:
     """Axes for a measurement, shown when the block ends; `x` and `y` name quantity and unit."""
