@@ -17,6 +17,7 @@ from statistics import median
 
 from tqdm import tqdm
 
+from bench import layers
 from bench.cases import CASES, Case
 from bench.generator import GaveUp
 from bench.report import plot, table
@@ -29,8 +30,10 @@ def main() -> int:
     """Run what was asked for; 0 unless nothing could be measured."""
     options = _options()
     cases = [case for case in CASES if not options.case or case.name in options.case]
-    if not cases:
-        print(f"no such case; there are: {', '.join(c.name for c in CASES)}", file=sys.stderr)
+    send_to_groups = not options.case or layers.NAME in options.case
+    if not (cases or send_to_groups):
+        names = [*(case.name for case in CASES), layers.NAME]
+        print(f"no such case; there are: {', '.join(names)}", file=sys.stderr)
         return 2
     base = json.loads(Path(options.base).read_text()) if options.base else None
     results: dict[str, dict[str, Figures]] = {}
@@ -42,6 +45,8 @@ def main() -> int:
             progress.clear()
             print(table(case, results[case.name], base), flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
+    if send_to_groups:
+        results[layers.NAME] = layers.run(options.output)
     written = {"machine": _machine(), "results": results}
     (options.output / "results.json").write_text(json.dumps(written, indent=1))
     for case in cases:

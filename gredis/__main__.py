@@ -1,7 +1,7 @@
 """The command line: `python -m gredis` runs the TCP hub, `python -m gredis status` looks in.
 
-The hub is for one machine or a network of one's own: no password, no encryption, and everything in
-memory. Read `hub.py` for what it does.
+The hub is for one machine or a network of one's own: no password, no encryption, no replica, and
+everything in the memory of one process: its end forgets it. Read `hub.py` for what it does.
 """
 
 from __future__ import annotations

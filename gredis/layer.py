@@ -11,7 +11,8 @@ each loop has its own. So the layer works in any process, also in `async_to_sync
 from a plain thread; a channel belongs to the loop it was made in.
 
 Where we differ: only the process that made a channel may add it to groups; memberships end with
-their channel or process and not with time (`group_expiry`); a channel of another process that is
+their channel or process and not with time (`group_expiry`), and a channel ends with the task that
+has made it once nobody receives from it any more; a channel of another process that is
 full drops messages, counted there, while its sender sees `ChannelFull` only when its whole inbox is
 full.
 
