@@ -7,10 +7,12 @@
 
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 300
+SEED ?= 1
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lab check bench notebooks book autobahn
+.PHONY: help chat test lab check bench notebooks book autobahn soak
 
 help:  ## show this
 	@echo "make chat    run the chat on http://127.0.0.1:8000 (ARGS=\"--port 0\" for another port)"
@@ -19,6 +21,7 @@ help:  ## show this
 	@echo "make bench   measure beside Daphne, Uvicorn, … (ARGS=\"--case echo --size 0.2\")"
 	@echo "make check   lint, formatting, types"
 	@echo "make book    the course as pages to read, in build/book"
+	@echo "make soak    minutes of chat while everything is killed at random (SECONDS=600 SEED=7)"
 	@echo "make autobahn  its fuzzing client against thyme (needs a Python 2.7; ARGS='\"9.*\"')"
 	@echo "make notebooks   execute the course anew and keep its outputs (CHAPTERS=00_tour.ipynb)"
 
@@ -31,6 +34,9 @@ lab: .venv/.has-lab
 # How pytest and nbval are called is in pyproject.toml; both run even when the first fails.
 test: .venv/.has-test
 	@$(BIN)/pytest $(ARGS); first=$$?; $(BIN)/pytest --nbval notebooks/ && exit $$first
+
+soak: .venv/.has-test
+	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) $(BIN)/pytest -s $(ARGS) tests/system/test_ledger.py
 
 notebooks: .venv/.has-test
 	@$(BIN)/python notebooks/execute.py $(CHAPTERS)
