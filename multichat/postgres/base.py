@@ -4,6 +4,7 @@ django-db-geventpool does the pooling, but it counts a connection only once it i
 greenlets that start at once open forty, whatever MAX_CONNS says. And a connection that died is
 never given back, so those that wait for one may wait for ever. Here a greenlet takes a turn
 before it takes or opens a connection, and gives the turn back whatever became of that.
+Taught in notebooks/10_psycogreen.ipynb.
 """
 
 from select import POLLIN

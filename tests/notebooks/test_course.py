@@ -11,7 +11,9 @@ import pytest
 from course import figures, leftovers
 from course.hub import Hub
 from course.programs import Program
+from django.utils.functional import SimpleLazyObject
 from gevent.server import StreamServer
+from zmq.utils.garbage import GarbageCollector
 
 
 @pytest.fixture
@@ -93,6 +95,18 @@ def test_what_is_left_is_noticed(kind, monkeypatch):
         sleeper.kill()
     elif kind == "listening socket":
         listener.close()
+    assert leftovers.since(at_first) == []
+
+
+def test_looking_for_leftovers_wakes_no_lazy_object():
+    lazy = SimpleLazyObject(lambda: pytest.fail("it was woken"))
+    assert leftovers.since(leftovers.take_stock()) == []
+    del lazy
+
+
+def test_the_thread_that_a_kernel_starts_for_large_pictures_is_not_left_by_a_chapter():
+    at_first = leftovers.take_stock()
+    GarbageCollector().store(b"a large picture")
     assert leftovers.since(at_first) == []
 
 
