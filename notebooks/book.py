@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jinja2
 import nbformat
+from markupsafe import Markup
 from nbconvert import HTMLExporter
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -36,6 +37,14 @@ TEMPLATES = jinja2.Environment(
     autoescape=True,
     undefined=jinja2.StrictUndefined,
 )
+
+
+def with_code(text: str) -> Markup:
+    """`names` in a line of Markdown, as HTML."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704 - escaped
+
+
+TEMPLATES.filters["with_code"] = with_code
 
 
 @dataclass(frozen=True)

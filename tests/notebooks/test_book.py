@@ -24,6 +24,7 @@ def test_the_index_leads_to_each_chapter_with_its_question(folder):
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         assert f'href="{path.stem}.html"' in index
     assert "What are we going to build?" in index
+    assert "<code>SynchronousOnlyOperation</code>" in index
 
 
 def test_nothing_is_fetched_from_elsewhere(folder):

@@ -1,10 +1,13 @@
 """Every chapter follows every rule of the course (`rules.py`)."""
 
+from functools import cache
+
 import pytest
 
 from tests.notebooks.rules import ROOT, RULES, Chapter
 
 PATHS = sorted((ROOT / "notebooks").glob("**/*.ipynb"))
+read = cache(Chapter.read)
 
 
 def test_there_is_a_course():
@@ -14,7 +17,7 @@ def test_there_is_a_course():
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_chapter(path, rule):
-    assert list(rule(Chapter.read(path))) == []
+    assert list(rule(read(path))) == []
 
 
 def test_each_chapter_has_a_number_of_its_own():
