@@ -8,6 +8,7 @@ import sys
 
 import gevent
 import pytest
+from gevent import subprocess as cooperative
 
 from gredis import status
 from gredis.drivers.gevent import GeventCrossbar
@@ -108,4 +109,25 @@ def test_noise_on_a_hubs_port_harms_nobody():
                 assert loud.recv(100) == b""
         one = GeventCrossbar(hub.url)
         assert one.multicast("room", "x") == (0, 0)
+        one.close()
+
+
+def test_the_table_is_shown_again_and_again_until_somebody_interrupts():
+    with running_hub() as hub, gevent.Timeout(30):
+        one = GeventCrossbar(hub.url)
+        one.open()
+        command = [sys.executable, "-m", "gredis", "status", "--url", hub.url, "--every", "0.05"]
+        with cooperative.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+            try:
+                rooms: set[str] = set()
+                while "later" not in rooms:
+                    line = watching.stdout.readline()
+                    rooms |= set(line.split()[:1])
+                    if line.startswith("\x1b[H") and one.inbox in rooms:
+                        one.join("later", one.mailbox().address.local)
+                watching.send_signal(signal.SIGINT)
+                assert watching.wait(10) == 0
+            finally:
+                watching.kill()
+        assert one.inbox in rooms
         one.close()
