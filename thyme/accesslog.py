@@ -7,7 +7,7 @@ What a request says in confidence is not logged: no query (it can carry tokens),
 Authorization), no user. The path is written as it was sent, percent-encoded, so that no line can
 be forged with it. Bytes are those on the wire, head included.
 
-The lines go to the logger "thyme.access" (level INFO); `cli.py` sends it to standard error.
+The lines go to the logger "thyme.access" (level INFO); programs send it to standard error.
 Source of the first form: https://httpd.apache.org/docs/2.4/logs.html#common
 """
 
@@ -50,6 +50,15 @@ class AccessLog:
     def write(self, visit: Visit) -> None:
         """Log it."""
         _LOGGER.info(self._line(visit))
+
+
+def to_standard_error() -> None:
+    """Write the lines there, and nothing around them: what a program does, once."""
+    lines = logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("%(message)s"))
+    _LOGGER.addHandler(lines)
+    _LOGGER.setLevel(logging.INFO)
+    _LOGGER.propagate = False
 
 
 def common_line(visit: Visit) -> str:

@@ -22,6 +22,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import Semaphore
 
+from thyme import accesslog
 from thyme.application import ApplicationNotFound, EsqueApplication, load
 from thyme.children import ChildFailed
 from thyme.config import Config
@@ -176,11 +177,7 @@ def _log() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # The library tells every opening and closing; what goes wrong is enough.
     logging.getLogger("thyme.websocket.protocol").setLevel(logging.WARNING)
-    lines = logging.StreamHandler()
-    lines.setFormatter(logging.Formatter("%(message)s"))
-    access = logging.getLogger("thyme.access")
-    access.addHandler(lines)
-    access.propagate = False
+    accesslog.to_standard_error()
 
 
 def _explained(error: OSError, config: Config) -> str:

@@ -4,13 +4,14 @@
         ProtocolServerProcess = ThymeProcess
 
 The rest of the test case stays as it is. The process is forked from the test's, with its settings
-and its test database, and is not patched: one query at a time, which is what a test wants.
+and its test database, and only then patched for gevent: the test's own process never is.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -44,16 +45,21 @@ class ThymeProcess(multiprocessing.Process):
     def run(self) -> None:
         """In the new process: serve until it is terminated."""
         import gevent
+        from asgiref.local import Local
         from django.db import connections
 
+        _patch()
+        from thyme import loop
         from thyme.application import esque
         from thyme.config import Config
         from thyme.server import Server
 
         gevent.reinit()
+        loop.install()
         try:
-            for alias in connections:
-                del connections[alias]  # the test's own: not to be shared between processes
+            # Those here are the test's own, not to be shared between processes; and their place
+            # was made before the patching, one for all greenlets.
+            connections._connections = Local(connections.thread_critical)
             if self.setup is not None:
                 self.setup()
             config = Config(host=self.host, port=0, **self.settings)
@@ -68,3 +74,17 @@ class ThymeProcess(multiprocessing.Process):
         finally:
             if self.teardown is not None:
                 self.teardown()
+
+
+def _patch() -> None:
+    """Make blocking code cooperative. Late, but asgiref and Django look up how when they wait."""
+    from gevent import monkey
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
+        monkey.patch_all()
+    try:
+        from psycogreen.gevent import patch_psycopg
+    except ImportError:
+        return
+    patch_psycopg()

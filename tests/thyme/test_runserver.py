@@ -20,7 +20,7 @@ def test_runserver_serves_pages_and_static_files_on_thyme():
         cwd=ROOT,
         env=os.environ | {"DJANGO_DEBUG": "1"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
     with process:
@@ -31,6 +31,8 @@ def test_runserver_serves_pages_and_static_files_on_thyme():
                     assert answer.status == 200
                     assert answer.headers["server"] == "thyme"
             process.send_signal(signal.SIGTERM)
-            assert process.wait(LIMIT) == 0
+            lines = process.communicate(timeout=LIMIT)[1]
+            assert process.returncode == 0
+            assert '"GET /accounts/login/ HTTP/1.1" 200' in lines
         finally:
             process.kill()

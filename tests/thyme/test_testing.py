@@ -7,10 +7,15 @@ import sys
 import types
 import urllib.parse
 import urllib.request
+from contextlib import closing
 from unittest import mock
 
 import pytest
+import websocket
+from channels.generic.websocket import WebsocketConsumer
+from channels.routing import ProtocolTypeRouter
 from django.contrib.auth import get_user_model
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 
 from thyme.testing import ThymeProcess
 
@@ -44,6 +49,28 @@ def test_it_serves_in_a_process_of_its_own_until_it_is_terminated():
         process.terminate()
         process.join(LIMIT)
     assert not process.is_alive()
+
+
+class Echo(WebsocketConsumer):
+    def receive(self, text_data):
+        self.send(text_data)
+
+
+def test_a_synchronous_consumer_behind_the_static_files_of_the_test_case_answers():
+    def application():
+        return ASGIStaticFilesHandler(ProtocolTypeRouter({"websocket": Echo.as_asgi()}))
+
+    process = ThymeProcess("localhost", application)
+    process.start()
+    try:
+        assert process.ready.wait(LIMIT)
+        place = f"ws://localhost:{process.port.value}/"
+        with closing(websocket.create_connection(place, timeout=LIMIT)) as browser:
+            browser.send("hello")
+            assert browser.recv() == "hello"
+    finally:
+        process.terminate()
+        process.join(LIMIT)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -35,7 +35,7 @@ class Command(runserver.Command):
         """What the reloader runs, and runs again."""
         from psycogreen.gevent import patch_psycopg
 
-        from thyme import loop
+        from thyme import accesslog, loop
         from thyme.config import Config
         from thyme.programs import on_signals
         from thyme.server import Server
@@ -46,6 +46,7 @@ class Command(runserver.Command):
             self.check_migrations()
         patch_psycopg()
         loop.install()
+        accesslog.to_standard_error()
         static = options["use_static_handler"] and (settings.DEBUG or options["insecure_serving"])
         config = Config(host=self.addr, port=int(self.port), access_log="common", drain_seconds=0)
         server = Server(development_application(static=static), config)
