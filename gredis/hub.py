@@ -8,7 +8,7 @@ and not TCP sockets; past one machine, use Redis.
 (the comments there say why). A `Connection` is handed the bytes of one process and says what to
 write, by calling a function.
 
-Read next: `carriers/tcp.py`, `hub_server.py`.
+Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `carriers/tcp.py`, `hub_server.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Memory is bounded: a process that does not read what is pushed to it is cut off at `UNWRITTEN`
 bytes and fetches its letters when it comes back, as with Redis's limit for subscribers.
 
-Read next: `__main__.py`.
+Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `__main__.py`.
 """
 
 from __future__ import annotations

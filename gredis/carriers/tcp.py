@@ -8,7 +8,7 @@ The calls and their replies are those of the scripts of the Redis carrier; the h
 in Python what they do in Lua. Bytes stay bytes, text stays text. There is no encryption and no
 password: it is meant for one machine, or a network of one's own.
 
-Read next: `session.py`.
+Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `session.py`.
 """
 
 from __future__ import annotations
