@@ -157,11 +157,15 @@ def test_metrics_are_those_of_all_processes_added_up() -> None:
 def test_health_tells_when_a_process_is_missing() -> None:
     with thyme(PID, "--port", "0", "--processes", "1", "--metrics", "0") as process:
         place = metrics_place(process)
-        os.kill(int(ask(address(process))), signal.SIGSTOP)
-        with pytest.raises(urllib.error.HTTPError) as answer:
-            ask(f"{place}/health")
-        assert answer.value.code == 503
-        answer.value.close()
+        child = int(ask(address(process)))
+        os.kill(child, signal.SIGSTOP)
+        try:
+            with pytest.raises(urllib.error.HTTPError) as answer:
+                ask(f"{place}/health")
+            assert answer.value.code == 503
+            answer.value.close()
+        finally:
+            os.kill(child, signal.SIGCONT)  # or it would not see that its parent ends
 
 
 @pytest.mark.parametrize("place", ["--port=0", "--bind=unix:{}/served"])
