@@ -5,6 +5,9 @@ It decides the order of things: check, change, tell. What a frame means is decid
 
 Channels calls the handlers of one socket one after another, so there is nothing to lock. A line
 is encoded once, by its sender, and travels as text; members only pass it on.
+
+Where the server offers the ASGI extension "websocket.resume", a socket outlives the process of its
+consumer: `resuming.py` says how.
 """
 
 import logging
@@ -22,6 +25,7 @@ from .errors import ClientError, Code
 from .models import Room
 from .protocol import Join, Leave, Say
 from .rate import TokenBucket
+from .resuming import Resumable
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ class Seat:
     checked: float
 
 
-class ChatConsumer(JsonWebsocketConsumer):
+class ChatConsumer(Resumable, JsonWebsocketConsumer):
     """The conversation with one page.
 
     rooms: the rooms joined, by id. username: as of the last command.
@@ -49,12 +53,16 @@ class ChatConsumer(JsonWebsocketConsumer):
     # The socket
 
     def connect(self) -> None:
-        user = self.scope["user"]
+        user, note = self.scope["user"], self.note()
+        lost = [] if note is None else self.sit_down_again(note)
         if not user.is_authenticated:
             self.close()  # before accept(): the handshake is answered with 403 (ASGI)
             return
         self.username = user.get_username()
         self.accept()
+        for room_id in lost:
+            self.send_json(protocol.left(room_id))
+        self.leave_note()
 
     def disconnect(self, code: int) -> None:
         for room_id in list(self.rooms):
@@ -121,11 +129,39 @@ class ChatConsumer(JsonWebsocketConsumer):
         async_to_sync(self.channel_layer.group_add)(room.group_name, self.channel_name)
         self.rooms[room.pk] = Seat(room, time.monotonic())
         self.notify(room, conf.MSG_TYPE_ENTER)
+        self.leave_note()
 
     def stand_up(self, room_id: int) -> None:
         room = self.rooms.pop(room_id).room
         async_to_sync(self.channel_layer.group_discard)(room.group_name, self.channel_name)
         self.notify(room, conf.MSG_TYPE_LEAVE)
+        self.leave_note()
+
+    def sit_down_again(self, note: dict[str, Any]) -> list[int]:
+        """Another process had this socket: go on in its rooms, where nobody has noticed.
+
+        Before accept(), because that ends what is left there. Gives the rooms that were lost.
+        """
+        self.username, lost = note["username"], []
+        for room_id in note["rooms"]:
+            try:
+                room = self.admit(room_id)
+            except ClientError:  # the others are told
+                lost.append(room_id)
+                for room in Room.objects.filter(pk=room_id):
+                    self.notify(room, conf.MSG_TYPE_LEAVE)
+            else:
+                async_to_sync(self.channel_layer.group_add)(room.group_name, self.channel_name)
+                self.rooms[room.pk] = Seat(room, time.monotonic())
+        return lost
+
+    def leave_note(self) -> None:
+        self.send_note({"username": self.username, "rooms": list(self.rooms)})
+
+    def stand_aside(self) -> None:
+        for seat in self.rooms.values():
+            group = seat.room.group_name
+            async_to_sync(self.channel_layer.group_discard)(group, self.channel_name)
 
     def refuse(self, error: ClientError) -> None:
         self.send_json(protocol.refused(error.code))
@@ -146,6 +182,7 @@ class ChatConsumer(JsonWebsocketConsumer):
             "room": room.pk,
             "staff_only": room.staff_only,
             "besides": None if message is not None else self.channel_name,
+            "once": self.once(room.pk),
             "text": self.encode_json(protocol.line(msg_type, room.pk, self.username, message)),
         }
         async_to_sync(self.channel_layer.group_send)(room.group_name, event)
@@ -157,7 +194,7 @@ class ChatConsumer(JsonWebsocketConsumer):
         if event["staff_only"]:
             self.check_again(event["room"], conf.CHAT_ACCESS_SECONDS)
         if event["room"] in self.rooms:
-            self.send(text_data=event["text"])
+            self.send_once(event["text"], event["once"])
 
     def access_changed(self, event: dict[str, Any]) -> None:
         """The admin changed a room (user: None) or a user."""

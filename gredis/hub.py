@@ -44,6 +44,7 @@ class Inbox:
     queues: set[str] = field(default_factory=set)
     forget_at: int | None = None
     absent: int | None = None
+    announced: bool = False
 
 
 class Space:
@@ -137,7 +138,7 @@ class Space:
             raise GredisError(f"got frames of version {version}, expected {VERSION}")
         return b"OK"
 
-    def announce(self, me: str, packed: bytes, last: int) -> list[Any]:
+    def announce(self, me: str, packed: bytes, last: int, known: int = 0) -> list[Any]:
         wanted = msgpack.unpackb(packed)
         self.known[me] = None
         mine = self._inbox(me)
@@ -147,7 +148,8 @@ class Space:
         for queue, room in wanted["queues"].items():
             self.queues.setdefault(queue, {}).setdefault(me, room)
             mine.queues.add(queue)
-        forgotten = mine.seq < last
+        forgotten = mine.seq < last or (known and not mine.announced)
+        mine.announced = True
         if forgotten:
             found, mine.letters, mine.seq = mine.letters, deque(), last
             for _, sent, letter in found:

@@ -136,6 +136,7 @@ class Session:
         self._greeting = b""
         self._decoder: Any = None
         self._last = 0
+        self._known = False  # whether we have announced ourselves before
         self._untrimmed = 0
         self._catching_up = False
 
@@ -192,7 +193,7 @@ class Session:
         self._decoder = self.carrier.decoder()
         wanted = self.core.announcement(self._ours)
         packed = pack({"groups": wanted.groups, "queues": wanted.queues})
-        commands.append(self.carrier.call("announce", 0, packed, self._last))
+        commands.append(self.carrier.call("announce", 0, packed, self._last, int(self._known)))
         self._greeting = self.carrier.encode(commands)
         self._catching_up = True
         self._wake()
@@ -239,6 +240,7 @@ class Session:
         Calls that were carried out are answered as well as can be known, the others go out again.
         """
         self._ahead = clock - self._now()
+        self._known = True
         again = [
             call for call in self._unanswered if call.number > carried_out and not call.reply.done()
         ]

@@ -99,8 +99,9 @@ class AsyncioDriver:
                     await self._loop.sock_sendall(connected, greeting)
                     if await self._line(connected) != "yes":
                         raise OSError("somebody else answers there")
-            except OSError as error:
-                self.warn(place, error)
+            except OSError as failure:
+                error = failure  # perhaps because that process has died by now
+                desk.lifeline_ended(theirs, lambda: self.warn(place, error))
                 return
             await self._wait_for_end(connected)
         desk.lifeline_ended(theirs, lambda: self.hold(place, theirs, desk))

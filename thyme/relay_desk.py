@@ -20,6 +20,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from gredis.errors import Closed, GredisError
@@ -367,6 +368,10 @@ class RelayDesk(Desk):
             link.say(number, RELEASE)  # who asked has given up, or found another one
             return
         del self._pending[number]
+        if not link.known:
+            link.known = True  # should it die before it holds its lifeline
+            ask = partial(self.lifeline_ended, link.inbox, _nothing, len(DOUBTS))
+            self.end.later(HELLO_SECONDS, ask)
         link.version = version
         link.connections[number] = found
         half, attempt = found
@@ -412,16 +417,8 @@ class RelayDesk(Desk):
         self._worker_died(relayed, attempt)
 
     def _worker_died(self, half: Relayed, attempt: Attempt) -> None:
-        attempt.ended = True
-        if half.leaving is attempt:
-            half.leaving = None
-        if half.attempt is not attempt or half.over:
-            return
-        if half.resumable:
+        if half.died(attempt):
             self.open(half)
-        else:
-            log.warning("a worker died with a %s connection of ours", half.type)
-            half.refuse(502, 1012, "The worker died")
 
     def gone(self, inbox: str) -> None:
         """That process is dead."""
@@ -431,3 +428,7 @@ class RelayDesk(Desk):
             if attempt.inbox == inbox:
                 self._forget(attempt)
                 self._worker_died(half, attempt)
+
+
+def _nothing() -> None:
+    """It lives."""

@@ -86,7 +86,7 @@ class GeventDriver:
             with gevent.Timeout(GREETING_SECONDS, OSError("no answer")):
                 connected = socket.create_connection((host, int(port)))
         except OSError as error:
-            self.warn(place, error)
+            self._failed(place, theirs, desk, error)
             return
         try:
             with gevent.Timeout(GREETING_SECONDS, OSError("no answer")):
@@ -95,13 +95,17 @@ class GeventDriver:
                     raise OSError("somebody else answers there")
         except OSError as error:
             connected.close()
-            self.warn(place, error)
+            self._failed(place, theirs, desk, error)
             return
         try:
             _wait_for_end(connected)
         finally:
             connected.close()
         desk.lifeline_ended(theirs, lambda: self.hold(place, theirs, desk))
+
+    def _failed(self, place: str, theirs: str, desk: Desk, error: Exception) -> None:
+        """Perhaps because that process has died by now."""
+        desk.lifeline_ended(theirs, lambda: self.warn(place, error))
 
     def warn(self, place: str, error: Exception) -> None:
         """Say once that deaths will be noticed late."""

@@ -25,14 +25,16 @@ that can be resumed gets another one when its worker stops or dies, here is the 
     *   When the process has died, there is nothing to receive.
     *   Either way the application is called again, with the scope of the beginning and the last
         note in the extension ("note" is None the first time). It receives "websocket.connect" as
-        ever. When it accepts, nothing is sent to the peer, who has noticed nothing; when it closes
-        instead, the peer is told with its code, 1012 if it has none.
+        ever. When it accepts, nothing is sent to the peer, who has noticed nothing, and a process
+        that stops and has gone on till then is told to stand aside: so accept when all is ready.
+        When it closes instead, the peer is told with its code, 1012 if it has none.
 
     What is promised of each line of the peer ("websocket.receive") and of its disconnect: they are
     handed over in order, and again if the application that received them died before it had
     received the next event (that is how the server knows that one has been dealt with). Once there
     is a note they carry "id": [stream, number], the same when one is handed over again. So each is
-    dealt with at least once, and exactly once when the process stops and does not die.
+    dealt with at least once, and exactly once when the process stops and does not die. A line
+    that `LIVES` processes have died of is handed over no more: the peer is told 1012.
 
     What is promised of what the application sends: all that a process handed over before it died.
     The last lines may be said twice, by the one that died and by its successor. Where that matters
@@ -75,6 +77,9 @@ log = logging.getLogger("thyme.relay")
 
 STREAMS = 256
 """Streams of "once" that are remembered per WebSocket: those who spoke lately, not all who do."""
+
+LIVES = 2
+"""Workers that may die while they deal with the same line: it may be the line that kills them."""
 
 BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
 """Events that our own server can begin to write without blocking."""
@@ -130,6 +135,7 @@ class Relayed:
         self._begun = False  # the peer is being answered: accepted, or the response begun
         self._note: bytes | None = None
         self._once: dict[str, int] = {}
+        self._deaths = 0  # since the last event that was dealt with
 
     # -- from the peer
 
@@ -287,12 +293,27 @@ class Relayed:
             _, weight = self._events.popleft()
             self._outflow.taken(1, weight)
             self._first += 1
+            self._deaths = 0
         self.ring_room()
 
     def keep_note(self, attempt: Attempt, note: bytes | None) -> None:
         """The WebSocket can be resumed with this, or no longer."""
         if self._speaks(attempt):
             self._note = note
+
+    def died(self, attempt: Attempt) -> bool:
+        """Its worker has died; whether another one shall take over."""
+        attempt.ended = True
+        if self.leaving is attempt:
+            self.leaving = None
+        if self.attempt is not attempt or self.over:
+            return False
+        self._deaths += attempt.inbox is not None and bool(self._events)
+        if self.resumable and self._deaths < LIVES:
+            return True
+        log.warning("a worker died with a %s connection of ours", self.type)
+        self.refuse(502, 1012, "The worker died")
+        return False
 
     def leave(self, attempt: Attempt) -> bool:
         """The worker stops; whether another one shall take over."""

@@ -97,6 +97,7 @@ class Link:
         self.theirs = theirs
         self.inbox = theirs.partition("!")[0]
         self.over = False
+        self.known = False  # whether a connection has been taken over it
         self.version = VERSION
         self.run = next(_runs)
         self.connections: dict[int, Any] = {}  # those that the other side may speak of

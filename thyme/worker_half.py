@@ -61,7 +61,8 @@ class Taken:
         self._soon_tell = soon_tell
         self._received: deque[Event] = deque(opening["events"])
         self._stream, self._number = opening["stream"], opening["number"]
-        if opening["resumes"]:
+        # Unless the one before died so early that the server keeps the first one still.
+        if opening["resumes"] and self._next_type() != CONNECT["type"]:
             self._received.appendleft(CONNECT)
         self._given: Event | None = None
         self._inflow = Inflow(window)
@@ -75,6 +76,9 @@ class Taken:
         self._leaves = self._left = False
         self._disconnect: Event | None = None
         self._gone = False
+
+    def _next_type(self) -> str:
+        return self._received[0]["type"] if self._received else ""
 
     # -- from the server
 
@@ -142,9 +146,11 @@ class Taken:
         The start of a response waits for its first body, as it would in a server (ASGI: it "must
         not be sent until the first body").
         """
-        if self._gone:
-            raise Disconnected("this connection has ended")
         kind = event["type"]
+        if self._gone:
+            if kind == SEND_NOTE:
+                return True  # who says good-bye to its rooms need not know that nobody asks
+            raise Disconnected("this connection has ended")
         if kind == "http.response.start":
             self._start = event
             return True

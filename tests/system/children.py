@@ -94,6 +94,11 @@ class Child:
         text = os.pread(self._errors.fileno(), size, 0).decode(errors="replace")
         return "\n".join(text.splitlines()[-SHOWN:])
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
     def kill(self) -> None:
         """End it as a crash would."""
         self.killed = True

@@ -1,6 +1,6 @@
 -- announce: all that this process wants, at its start and after each loss of the connection.
 --   ARGV[4] groups and queues, MessagePack: {groups = {name, …}, queues = {name = room, …}}
---   ARGV[5] number of the last letter it has seen
+--   ARGV[5] number of the last letter it has seen   ARGV[6] 1 when it has been announced before
 --   reply   {1 when Redis has forgotten letters of this process (it has been restarted, say),
 --            number of the last call that was carried out, milliseconds of Redis's clock,
 --            inboxes of absent processes …}
@@ -21,7 +21,9 @@ for _, kind in ipairs({'entries', 'inbox', 'state'}) do
 end
 redis.call('HDEL', state, 'absent')
 local forgotten = 0
-if tonumber(redis.call('HGET', state, 'seq') or 0) < last then
+local known = redis.call('HEXISTS', state, 'announced') == 1
+redis.call('HSET', state, 'announced', 1)
+if tonumber(redis.call('HGET', state, 'seq') or 0) < last or (ARGV[6] == '1' and not known) then
   -- Redis counts from the beginning again: what has come since gets numbers that are new here.
   forgotten = 1
   local found = redis.call('XRANGE', inbox, '-', '+')

@@ -1,0 +1,109 @@
+"""The worker's half of a connection, without any I/O."""
+
+from __future__ import annotations
+
+import pytest
+
+from thyme.application import Disconnected
+from thyme.relay_link import Link
+from thyme.relay_messages import PIECE_BYTES
+from thyme.relay_window import Window
+from thyme.worker_half import Taken
+
+CONNECT = {"type": "websocket.connect"}
+SCOPE = {"type": "websocket", "path": "/", "headers": [], "client": None, "server": None}
+
+
+def half(*events, window=Window(4, 1000), scope=SCOPE, **more) -> Taken:  # noqa: B008
+    link = Link("mine!1", "theirs!1", lambda wire: None, lambda function: None)
+    note = more.pop("note", None)
+    scope = scope | {"extensions": {"websocket.resume": {"note_bytes": 10, "note": note}}}
+    opening = {
+        "connection": 1,
+        "scope": scope,
+        "events": list(events),
+        "number": 1,
+        "stream": "s",
+        "resumes": False,
+        "window": [4, 1000],
+    }
+    return Taken(link, opening | more, window, lambda half: None)
+
+
+def said(taken: Taken) -> list[list]:
+    return [entry[1:] for entry in taken.link._batch.entries]
+
+
+def test_an_event_counts_as_dealt_with_when_the_next_one_is_asked_for():
+    taken = half(CONNECT, {"type": "websocket.receive", "text": "a"})
+    taken.receive_now()
+    taken.receive_now()
+    assert said(taken) == []
+    taken.receive_now()
+    assert said(taken) == [["taken", 2, 2 * 64 + 1]]  # half of four
+
+
+def test_a_sender_is_held_back_when_the_window_is_used_up_and_goes_on_when_there_is_room():
+    taken = half(CONNECT)
+    line = {"type": "websocket.send", "text": "x"}
+    assert [taken.begin_send(line) for _ in range(4)] == [True, True, True, False]
+    taken.taken(1, 65)
+    assert taken.has_room
+
+
+def test_a_large_body_goes_in_pieces_as_there_is_room_and_keeps_its_length():
+    taken = half(scope=SCOPE | {"type": "http"}, window=Window(64, 2 * PIECE_BYTES))
+    taken._outflow.window = Window(64, 2 * PIECE_BYTES)
+    taken.begin_send({"type": "http.response.start", "status": 200, "headers": []})
+    body = bytes(5 * PIECE_BYTES + 1)
+    assert not taken.begin_send({"type": "http.response.body", "body": body})
+    assert len(said(taken)) < 5
+    start = said(taken)[0][1]
+    assert start["headers"] == [(b"content-length", b"%d" % len(body))]
+    while not taken.has_room:
+        taken.taken(1, PIECE_BYTES + 64)
+    pieces = [entry[1] for entry in said(taken)[1:]]
+    assert b"".join(piece["body"] for piece in pieces) == body
+    assert [piece["more_body"] for piece in pieces] == [True] * 5 + [False]
+
+
+@pytest.mark.parametrize("events", [(), (CONNECT,)], ids=["dealt with", "not dealt with"])
+def test_a_socket_that_is_resumed_begins_with_one_connect(events):
+    line = {"type": "websocket.receive", "text": "a"}
+    taken = half(*map(dict, (*events, line)), note=b"n", resumes=True)
+    assert taken.receive_now()["type"] == "websocket.connect"
+    assert taken.receive_now()["text"] == "a"
+
+
+def test_lines_carry_their_number_once_there_is_a_note():
+    taken = half(CONNECT, *({"type": "websocket.receive", "text": text} for text in "ab"))
+    taken.receive_now()
+    assert "id" not in taken.receive_now()
+    taken.begin_send({"type": "websocket.resume.note", "note": b"n"})
+    assert taken.receive_now()["id"] == ["s", 3]
+
+
+def test_a_note_must_be_short():
+    with pytest.raises(ValueError, match="at most 4096 bytes"):
+        half(CONNECT).begin_send({"type": "websocket.resume.note", "note": bytes(5000)})
+
+
+def test_who_says_good_bye_after_its_server_died_may_leave_notes_but_nothing_else():
+    taken = half(CONNECT)
+    taken.lost()
+    taken.begin_send({"type": "websocket.resume.note", "note": None})
+    with pytest.raises(Disconnected):
+        taken.begin_send({"type": "websocket.send", "text": "x"})
+
+
+def test_a_socket_with_a_note_is_handed_over_when_its_last_line_has_been_dealt_with():
+    taken = half(dict(CONNECT), {"type": "websocket.receive", "text": "a"}, note=b"n")
+    taken.receive_now()
+    taken.begin_send({"type": "websocket.accept"})
+    taken.receive_now()
+    taken.stop()
+    assert ["leave"] not in said(taken)
+    assert taken.receive_now() is None
+    assert said(taken)[-2:] == [["taken", 1, 65], ["leave"]] or said(taken)[-1] == ["leave"]
+    taken.release()
+    assert taken.receive_now() == {"type": "websocket.handover"}
