@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
@@ -44,10 +45,16 @@ class Site:
         parts = urlsplit(self.url)
         return parts.hostname or "", parts.port or 0
 
-    def socket(self, path: str) -> websocket.WebSocket:
-        return websocket.create_connection(
-            self.url.replace("http", "ws", 1) + path, timeout=DEADLINE
-        )
+    @contextlib.contextmanager
+    def socket(self, path: str) -> Iterator[websocket.WebSocket]:
+        """A WebSocket to the server, closed at the end."""
+        place = self.url.replace("http", "ws", 1) + path
+        opened = websocket.create_connection(place, timeout=DEADLINE)
+        try:
+            yield opened
+            opened.close()
+        finally:
+            opened.shutdown()  # close() leaves open what the server has closed
 
 
 @pytest.fixture(params=["gevent", "asyncio"])

@@ -49,7 +49,7 @@ class Request(threading.Thread):
 def test_the_sockets_of_a_killed_worker_are_closed_with_1012_at_once(site):
     site.serve()
     worker = site.work()
-    with closing(site.socket("/plain")) as socket:
+    with site.socket("/plain") as socket:
         socket.send("hello")
         assert socket.recv() == "hello"
         worker.kill()
@@ -86,11 +86,11 @@ def test_a_response_that_a_killed_worker_had_begun_is_not_passed_off_as_whole(si
 def test_users_of_other_workers_notice_nothing_of_a_death(site):
     site.serve()
     doomed = site.work("doomed")
-    with closing(site.socket("/plain")) as one:
+    with site.socket("/plain") as one:
         one.send("a")
         assert one.recv() == "a"
         other_worker = site.work("other")
-        with closing(site.socket("/plain")) as other:  # goes where there is most room
+        with site.socket("/plain") as other:  # goes where there is most room
             other.send("b")
             assert other.recv() == "b"
             doomed.kill()
@@ -103,7 +103,7 @@ def test_users_of_other_workers_notice_nothing_of_a_death(site):
 def test_a_worker_sees_disconnects_when_its_server_is_killed(site):
     site.serve()
     worker = site.work()
-    with closing(site.socket("/plain")) as socket:
+    with site.socket("/plain") as socket:
         socket.send("hello")
         assert socket.recv() == "hello"
         site.server.kill()
@@ -116,7 +116,7 @@ def test_a_worker_sees_disconnects_when_its_server_is_killed(site):
 def test_a_socket_with_a_note_goes_on_in_another_worker(site, number):
     site.serve()
     first = site.work("first")
-    with closing(site.socket("/resumes")) as socket:
+    with site.socket("/resumes") as socket:
         assert socket.recv() == f"{first.pid} None"
         socket.send("hello")
         assert socket.recv() == "hello"
@@ -139,7 +139,7 @@ def test_a_line_that_kills_its_worker_is_handed_over_once_and_no_more(site):
     """It may be the line; the third worker lives."""
     site.serve()
     first = site.work("first")
-    with closing(site.socket("/resumes")) as socket:
+    with site.socket("/resumes") as socket:
         assert socket.recv() == f"{first.pid} None"
         others = [site.work("second"), site.work("third")]
         socket.send("die")
@@ -155,7 +155,7 @@ def test_a_line_that_kills_its_worker_is_handed_over_once_and_no_more(site):
 def test_a_socket_with_a_note_waits_for_a_worker_that_is_still_to_come(site):
     site.serve()
     first = site.work("first")
-    with closing(site.socket("/resumes")) as socket:
+    with site.socket("/resumes") as socket:
         assert socket.recv() == f"{first.pid} None"
         first.kill()
         socket.send("typed while there is no worker")
@@ -167,7 +167,7 @@ def test_a_socket_with_a_note_waits_for_a_worker_that_is_still_to_come(site):
 def test_a_worker_that_stops_closes_its_other_sockets_with_1012(site):
     site.serve()
     worker = site.work()
-    with closing(site.socket("/plain")) as socket:
+    with site.socket("/plain") as socket:
         socket.send("hello")
         assert socket.recv() == "hello"
         os.kill(worker.pid, signal.SIGTERM)
@@ -215,7 +215,8 @@ def test_a_full_system_answers_503_and_1013_instead_of_queueing(site):
         request.join(DEADLINE)
     assert [request.status for request in waiting] == [503] * 3
     with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-        site.socket("/plain")
+        with site.socket("/plain"):
+            pass
     assert refused.value.status_code in (403, 503)
 
 
@@ -230,7 +231,7 @@ def test_a_server_that_is_started_first_waits_for_its_worker(site):
 def test_redis_dies_and_comes_back_and_no_socket_notices(site):
     site.serve()
     site.work()
-    with closing(site.socket("/plain")) as socket:
+    with site.socket("/plain") as socket:
         socket.send("before")
         assert socket.recv() == "before"
         site.redis.kill()
