@@ -211,3 +211,10 @@ def test_the_readme_shows_the_gunicorn_configuration_that_is_tested():
     from tests.thyme.test_gunicorn import CONFIGURATION
 
     assert f"```python\n{CONFIGURATION}```" in (ROOT / "README.md").read_text()
+
+
+def test_each_test_that_the_readme_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    assert {name for name in named if not any(f"def {name}(" in text for text in texts)} == set()
+    assert named

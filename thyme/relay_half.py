@@ -84,6 +84,9 @@ LIVES = 2
 BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
 """Events that our own server can begin to write without blocking."""
 
+DENIAL = "websocket.http.response"
+"""ASGI's extension for that."""
+
 FINISH: Event = {"type": "finish"}
 """Stands for an event that has been begun, and waits for the peer."""
 
@@ -350,10 +353,16 @@ class Relayed:
         self._finish()
 
     def refuse(self, status: int, code: int, reason: str) -> None:
-        """Answer in the application's place: `status` for HTTP, close `code` for a WebSocket."""
+        """Answer in the application's place: `status` for HTTP, close `code` for a WebSocket.
+
+        One that has not been accepted is refused with `status`, where the server can do that.
+        """
         if self.over:
             return
-        if self.type == "websocket":
+        if self.type == "websocket" and not self._begun and DENIAL in self._scope["extensions"]:
+            for event in plain_response(status, reason):
+                self.outgoing.append({**event, "type": f"websocket.{event['type']}"})
+        elif self.type == "websocket":
             close = {"type": "websocket.close", "code": code, "reason": reason}
             self.outgoing.append(close)
         elif self._begun:

@@ -18,7 +18,7 @@ from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
 from thyme import relay as relay_module
 from thyme import relay_half, relay_messages
 from thyme.application import Disconnected, EsqueApplication
-from thyme.relay import Relay, WorkerLost
+from thyme.relay import Queue, Relay, WorkerLost
 from thyme.relay_messages import portable
 from thyme.server import Server
 from thyme.status import Status
@@ -377,3 +377,47 @@ def test_nothing_is_left_of_a_thousand_connections(server, start):
     assert not server.desk._pending
     assert not server.desk._queues
     assert crossbar.core.announcement().queues == {"http": 1000, "websocket": 1000}
+
+
+def test_connections_go_to_the_queue_that_was_chosen_for_them(redis_server, start, server):
+    def of_slow(scope):
+        return Queue("slow") if scope["path"] == "/slow" else None
+
+    relay = Relay(redis_server.url, choose=of_slow, http=Queue("pages"))
+    for queue in ("slow", "pages"):
+        start(named(queue), queues={queue: 10})
+    slow = Peer(relay, HTTP | {"path": "/slow"}, REQUEST)
+    assert slow.end()[1]["body"] == b"slow"
+    assert Peer(relay, HTTP, REQUEST).end()[1]["body"] == b"pages"
+
+
+def named(name):
+    def application(scope, receive, send):
+        send({"type": "http.response.start", "status": 200, "headers": []})
+        send({"type": "http.response.body", "body": name.encode()})
+
+    return application
+
+
+def test_a_connection_waits_so_long_and_no_longer(redis_server, server):
+    relay = Relay(redis_server.url, websocket=Queue("nobody", seconds=0.1))
+    assert Peer(relay, WEBSOCKET, CONNECT).end()[0]["code"] == 1013
+
+
+def test_only_so_many_wait(redis_server, server):
+    relay = Relay(redis_server.url, http=Queue("nobody", letters=1, seconds=0.5))
+    peers = [Peer(relay, HTTP, REQUEST) for _ in range(2)]
+    assert [peer.end()[0]["status"] for peer in peers] == [503, 503]
+
+
+def test_what_was_sent_once_is_not_sent_again(server, start):
+    def twice(scope, receive, send):
+        receive()
+        send({"type": "websocket.accept"})
+        for once in (["a", 1], ["a", 1], ["b", 1], ["a", 2], ["a", 1]):
+            send({"type": "websocket.send", "text": str(once), "once": once})
+
+    start(twice)
+    events = Peer(server, WEBSOCKET, CONNECT).end()
+    texts = [event["text"] for event in events[1:]]
+    assert texts == ["['a', 1]", "['b', 1]", "['a', 2]"]
