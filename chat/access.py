@@ -7,6 +7,7 @@ session ended, the password changed or the account was closed, has to log in her
 `announce` tells open sockets that something changed; the admin calls it. Changes made elsewhere
 are noticed at the next command, or by a listener in a staff-only room within CHAT_ACCESS_SECONDS
 (`consumers.py`).
+Taught in notebooks/11_multichat.ipynb.
 """
 
 from collections.abc import Iterable, Mapping

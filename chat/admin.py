@@ -1,4 +1,7 @@
-"""Rooms and users in Django's admin; what is changed here reaches open sockets at once."""
+"""Rooms and users in Django's admin; what is changed here reaches open sockets at once.
+
+Taught in notebooks/11_multichat.ipynb.
+"""
 
 from collections.abc import Iterable
 from typing import Any

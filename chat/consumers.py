@@ -8,6 +8,8 @@ is encoded once, by its sender, and travels as text; members only pass it on.
 
 Where the server offers the ASGI extension "websocket.resume", a socket outlives the process of its
 consumer: `resuming.py` says how.
+
+Taught in notebooks/11_multichat.ipynb.
 """
 
 import logging

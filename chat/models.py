@@ -1,4 +1,7 @@
-"""The one thing the chat stores: its rooms. What is said in them is not stored anywhere."""
+"""The one thing the chat stores: its rooms. What is said in them is not stored anywhere.
+
+Taught in notebooks/11_multichat.ipynb.
+"""
 
 from django.db import models
 

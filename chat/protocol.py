@@ -15,6 +15,7 @@
 - Who loses a room while connected gets the error and then that room's {"leave": "id"}.
 
 The codes are in `errors.py`; who may be in which room is decided in `access.py`.
+Taught in notebooks/11_multichat.ipynb.
 """
 
 import json

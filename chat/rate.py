@@ -1,4 +1,7 @@
-"""How fast is too fast: a token bucket. It knows no clock; whoever asks says what time it is."""
+"""How fast is too fast: a token bucket. It knows no clock; whoever asks says what time it is.
+
+Taught in notebooks/11_multichat.ipynb.
+"""
 
 
 class TokenBucket:
