@@ -12,7 +12,9 @@ Read next: `loop.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -87,9 +89,17 @@ class Bridge:
         finally:
             if self.reader is not None:
                 self.reader.kill()
-            self.executor.shutdown(wait=False)
+            self._end_executor()
         if self.task is not None and not self.task.cancelled():
             self.task.result()
+
+    def _end_executor(self) -> None:
+        """Close what is open in its greenlet, and end it: a pool would miss the connection."""
+        database = sys.modules.get("django.db")
+        with contextlib.suppress(RuntimeError):  # it has been killed
+            if database is not None and self.executor.greenlet is not None:
+                self.executor.submit(database.connections.close_all)
+        self.executor.shutdown(wait=False)
 
     def _begin(self) -> None:
         self.task = self.loop.create_task(self._main())

@@ -59,7 +59,7 @@ class Deliveries:
                     break
         finally:
             self._waits()
-            if used_database():
+            if used_database(greenlet):
                 connections.close_all()  # those of this greenlet, which ends
 
     def _waits(self) -> None:
@@ -86,20 +86,21 @@ def _connected(**known: Any) -> None:
 connection_created.connect(_connected, dispatch_uid="thyme.deliveries")
 
 
-def used_database() -> bool:
-    """Whether this greenlet may hold an open database connection.
+def used_database(greenlet: Any) -> bool:
+    """Whether a greenlet may hold an open database connection.
 
     Most handlers of most consumers use none, and asking Django for those of a greenlet costs some
     microseconds; that one was opened Django says itself.
     """
-    return getattr(gevent.getcurrent(), "used_database", False)
+    return getattr(greenlet, "used_database", False)
 
 
 def close_old_connections() -> None:
     """Django's, for a greenlet: as before and after each request."""
-    if used_database():
+    greenlet = gevent.getcurrent()
+    if used_database(greenlet):
         known = connections.all(initialized_only=True)
         for connection in known:
             connection.close_if_unusable_or_obsolete()
         if not any(connection.connection is not None for connection in known):
-            gevent.getcurrent().used_database = False
+            greenlet.used_database = False

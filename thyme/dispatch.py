@@ -4,7 +4,7 @@ Stock Channels makes a task for each event and each message that it waits for, w
 of them, and, before each handler, sends a job to the thread of the synchronous code to close old
 database connections: all that is most of what an asynchronous consumer costs. Here one coroutine
 takes what is there, from the socket and from the channel in turn, and awaits the handler; the job
-is sent when something has run in that "thread" since it was last found without connections.
+is sent when that "thread" may have an open connection.
 
 The consumer is unmodified, and its handlers run as tasks of the loop do. What stays stock: a
 `receive` that a middleware has wrapped, and channel layers other than gredis.
@@ -25,10 +25,10 @@ import channels.generic.websocket
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
 from channels.db import aclose_old_connections as stock_close_old_connections
 from channels.utils import await_many_dispatch as stock_dispatch
-from django.db import connections
 
 from thyme.application import Event
 from thyme.bridge import Bridge
+from thyme.deliveries import close_old_connections, used_database
 from thyme.executors import SerialExecutor
 
 TURN = 32
@@ -111,12 +111,8 @@ def _nothing() -> None:
 async def aclose_old_connections() -> None:
     """As Channels': close old database connections of this connection's "thread", if it has any."""
     executor = _executor()
-    if executor is None:
-        await stock_close_old_connections()
-    elif executor.looked_at != executor.jobs:
-        jobs = executor.jobs + 1  # those that have run before this one, and this one
-        if not await sync_to_async(_close_old_connections)():
-            executor.looked_at = jobs
+    if executor is None or used_database(executor.greenlet):
+        await sync_to_async(close_old_connections)()
 
 
 def _executor() -> SerialExecutor | None:
@@ -126,11 +122,3 @@ def _executor() -> SerialExecutor | None:
     context = SyncToAsync.thread_sensitive_context.get(None)
     executor = SyncToAsync.context_to_thread_executor.get(context) if context else None
     return executor if isinstance(executor, SerialExecutor) else None
-
-
-def _close_old_connections() -> bool:
-    """Django's `close_old_connections`, and whether any connection is left open."""
-    known = connections.all(initialized_only=True)
-    for connection in known:
-        connection.close_if_unusable_or_obsolete()
-    return any(connection.connection is not None for connection in known)

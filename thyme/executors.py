@@ -57,10 +57,8 @@ class SerialExecutor(Executor):
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue = SimpleQueue()
-        self._greenlet: gevent.Greenlet | None = None
+        self.greenlet: gevent.Greenlet | None = None
         self._closed = False
-        self.jobs = 0  # taken so far
-        self.looked_at = 0  # of them, when somebody last found that they have left nothing open
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Queue `fn(*args, **kwargs)`; raises `RuntimeError` after `shutdown()`."""
@@ -72,10 +70,9 @@ class SerialExecutor(Executor):
         """Queue `call()`, which reports to `outcome`; raises `RuntimeError` after `shutdown()`."""
         if self._closed:
             raise RuntimeError("the connection of this executor has ended: it takes no more calls")
-        self.jobs += 1
         self._jobs.put((outcome, call))
-        if self._greenlet is None:
-            self._greenlet = gevent.spawn(self._work)
+        if self.greenlet is None:
+            self.greenlet = gevent.spawn(self._work)
 
     def _work(self) -> None:
         try:
@@ -98,15 +95,15 @@ class SerialExecutor(Executor):
         if cancel_futures:
             self._cancel()
         self._jobs.put(None)
-        if wait and self._greenlet is not None:
-            self._greenlet.join()
+        if wait and self.greenlet is not None:
+            self.greenlet.join()
 
 
 class GreenletExecutor(Executor):
     """A greenlet per job, all at the same time: a loop's default executor in a patched process."""
 
     def __init__(self) -> None:
-        self._greenlets: set[gevent.Greenlet] = set()
+        self.greenlets: set[gevent.Greenlet] = set()
         self._closed = False
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
@@ -120,11 +117,11 @@ class GreenletExecutor(Executor):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         greenlet = gevent.spawn(_run, outcome, call)
-        self._greenlets.add(greenlet)
-        greenlet.rawlink(self._greenlets.discard)
+        self.greenlets.add(greenlet)
+        greenlet.rawlink(self.greenlets.discard)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more jobs; by default wait for those that run."""
         self._closed = True
         if wait:
-            gevent.joinall(list(self._greenlets))
+            gevent.joinall(list(self.greenlets))

@@ -91,12 +91,12 @@ def test_a_greenlet_that_has_opened_a_connection_looks_after_it(
     monkeypatch.setattr(module, "connections", connections)
 
     def handle() -> list[bool]:
-        said = [used_database()]
+        said = [used_database(gevent.getcurrent())]
         connections["default"].ensure_connection()
-        said.append(used_database())
+        said.append(used_database(gevent.getcurrent()))
         close_old_connections()
         said.append(connections["default"].connection is not None)
-        return [*said, used_database()]
+        return [*said, used_database(gevent.getcurrent())]
 
     with django_db_blocker.unblock():
         assert gevent.spawn(handle).get() == [False, True, stays, stays]

@@ -287,8 +287,33 @@ def test_connections_that_synchronous_code_leaves_open_are_closed_before_the_nex
     )
 
 
+def test_what_synchronous_code_leaves_open_is_closed_when_a_consumer_fails(without_layer, tmp_path):
+    """Nobody calls `disconnect` then, and a pool would miss the connection for ever."""
+    assert (
+        without_layer.both(f"""
+        from asgiref.sync import sync_to_async
+        from django.db import connections
+        name = "{tmp_path / "database"}"
+        settings.DATABASES = dict(default=dict(ENGINE="django.db.backends.sqlite3", NAME=name))
+        connections.settings = connections.configure_settings(settings.DATABASES)
+        opened = []
+        def query():
+            connections["default"].ensure_connection()
+            opened.append(connections["default"])
+        class Fails(AsyncWebsocketConsumer):
+            async def receive(self, text_data=None, bytes_data=None):
+                await sync_to_async(query)()
+                raise KeyError("mine")
+        print(converse(Fails, "x")[-1])
+        gevent.idle()
+        print(opened[0].connection)
+    """)
+        == "KeyError('mine')\nNone"
+    )
+
+
 def test_on_the_short_way_an_event_is_no_job_for_the_executor(without_layer):
-    """Only what has run there since may have left a connection open."""
+    """Only a connection that was opened there is looked after; its end is a job, too."""
     assert (
         without_layer.short("""
         from asgiref.sync import sync_to_async
