@@ -1,8 +1,8 @@
 """The bridge: where the coroutine of an ASGI 3 application meets the greenlets of a connection.
 
 All adapted connections of a thread share one loop. What may block is done by greenlets: `receive`
-by one that reads only when it is asked, `send` by the connection's own, which has nothing else to
-do; both ask our own server first what can be done without blocking, and that is most of it.
+by the connection's own, which reads only when it is asked, `send` by one that is made for it; both
+ask our own server first what can be done without blocking, and that is most of it.
 Synchronous code that the application calls through asgiref runs in a greenlet, too: in order
 within a connection, at the same time for different ones.
 
@@ -15,14 +15,14 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import gevent
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from gevent.event import AsyncResult
-from gevent.queue import SimpleQueue
+from gevent.hub import Waiter
 
 from thyme.application import ASGI3Application, EsqueApplication, Event, Receive, Scope, Send
 from thyme.executors import SerialExecutor
@@ -47,12 +47,38 @@ def adapt(application: ASGI3Application) -> EsqueApplication:
     return adapted
 
 
+class _Over(gevent.GreenletExit):
+    """The application has ended while its connection's greenlet was receiving for it."""
+
+
 class Bridge:
     """One connection's coroutine, and the greenlets that block on its behalf.
 
-    `receive` and `send` are the coroutine's; `blocking_receive` and `blocking_send` are what the
-    server gave, for whoever runs in the connection's greenlet.
+    `receive` and `send` are the coroutine's; `next_event` and `blocking_send` are for who converses
+    in the connection's greenlet; `blocking_receive` and `blocking_send` are what the server gave.
     """
+
+    __slots__ = (
+        "_asked",
+        "_begin_send",
+        "_error",
+        "_events",
+        "_executor",
+        "_finish_send",
+        "_greenlet",
+        "_hub",
+        "_idle",
+        "_over",
+        "_reading",
+        "_receive_now",
+        "_task",
+        "_waiting",
+        "application",
+        "blocking_receive",
+        "blocking_send",
+        "loop",
+        "scope",
+    )
 
     def __init__(
         self, application: ASGI3Application, scope: Scope, receive: Receive, send: Send
@@ -62,95 +88,107 @@ class Bridge:
         self.blocking_receive = receive
         self.blocking_send = send
         self.loop: HubLoop = shared_loop()
-        self.executor = SerialExecutor()
-        self.outgoing: SimpleQueue = SimpleQueue()
-        self.asked: SimpleQueue = SimpleQueue()
-        self.reader: gevent.Greenlet | None = None
-        self.reading = False
-        self.events: deque[Event] = deque()
-        self.error: Exception | None = None
-        self.waiting: deque[asyncio.Future[None]] = deque()
-        self.task: asyncio.Task[None] | None = None
-        self.direct = False
+        self._executor = SerialExecutor()
+        self._greenlet: Any = gevent.getcurrent()
+        self._hub: Any = gevent.get_hub()
+        self._asked: list[Callable[[], None] | None] = []  # a queue of gevent's takes 2 KiB
+        self._idle: Waiter | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._over = False
+        self._reading = False
+        self._events: list[Event] = []  # mostly one or none
+        self._error: Exception | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         server = getattr(send, "__self__", None)
-        self.begin_send: Callable[[Event], bool] | None = getattr(server, "begin_send", None)
-        self.finish_send: Callable[[], None] | None = getattr(server, "finish_send", None)
-        self.receive_now: Callable[[], Event | None] = getattr(server, "receive_now", _nothing)
+        self._begin_send: Callable[[Event], bool] | None = getattr(server, "begin_send", None)
+        self._finish_send: Callable[[], None] | None = getattr(server, "finish_send", None)
+        self._receive_now: Callable[[], Event | None] = getattr(server, "receive_now", _nothing)
+
+    # The life of the connection.
 
     def run(self) -> None:
         """Run the application to its end, in the greenlet of its connection."""
         self.loop.call_soon_threadsafe(self._begin)
         try:
-            self._serve()
+            while (call := self._next_call()) is not None:
+                call()
+        except _Over:
+            pass
         except BaseException:  # this greenlet was killed: the server stops
-            if self.task is not None:
-                self.loop.call_soon_threadsafe(self.task.cancel)
+            self._over = True
+            if self._task is not None:
+                self.loop.call_soon_threadsafe(self._task.cancel)
             raise
         finally:
-            if self.reader is not None:
-                self.reader.kill()
             self._end_executor()
-        if self.task is not None and not self.task.cancelled():
-            self.task.result()
+        if self._task is not None and not self._task.cancelled():
+            self._task.result()
+
+    def _next_call(self) -> Callable[[], None] | None:
+        while not self._asked:
+            self._idle = Waiter(self._hub)
+            self._idle.get()
+        return self._asked.pop(0)
+
+    def _ask_for(self, call: Callable[[], None] | None) -> None:
+        """Have `call` called in the connection's greenlet; None ends it."""
+        self._asked.append(call)
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            self._hub.loop.run_callback(idle.switch, None)
+
+    def _begin(self) -> None:
+        if not self._over:
+            self._task = self.loop.create_task(self._main())
+            self._task.add_done_callback(self._end)
+
+    async def _main(self) -> None:
+        async with ThreadSensitiveContext(executor=self._executor):
+            await self.application(self.scope, self.receive, self.send)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        if self._reading:
+            gevent.kill(self._greenlet, _Over)
+        else:
+            self._ask_for(None)
 
     def _end_executor(self) -> None:
         """Close what is open in its greenlet, and end it: a pool would miss the connection."""
         database = sys.modules.get("django.db")
         with contextlib.suppress(RuntimeError):  # it has been killed
-            if database is not None and self.executor.greenlet is not None:
-                self.executor.submit(database.connections.close_all)
-        self.executor.shutdown(wait=False)
+            if database is not None and self._executor.greenlet is not None:
+                self._executor.submit(database.connections.close_all)
+        self._executor.shutdown(wait=False)
 
-    def _begin(self) -> None:
-        self.task = self.loop.create_task(self._main())
-        self.task.add_done_callback(lambda task: self.outgoing.put(None))
-
-    async def _main(self) -> None:
-        async with ThreadSensitiveContext(executor=self.executor):
-            await self.application(self.scope, self.receive, self.send)
-
-    def _serve(self) -> None:
-        """Do, in the connection's greenlet, what the coroutine asks for, until it ends."""
-        while (item := self.outgoing.get()) is not None:
-            call, arguments, future = item
-            self._do(call, arguments, future)
-
-    def _do(self, call: Callable[..., Any], arguments: Any, future: asyncio.Future[Any]) -> None:
-        try:
-            result = call(*arguments)
-        except Exception as error:
-            self.loop.settle(future, error=error)
-        else:
-            self.loop.settle(future, result)
-
-    async def in_connection(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """What `call` returns, called in the connection's greenlet, where it may block."""
-        future: asyncio.Future[Any] = self.loop.create_future()
-        self.outgoing.put((call, arguments, future))
-        return await future
+    # Sending.
 
     async def send(self, event: Event) -> None:
         """ASGI's `send`: done when the event has been taken by the socket (back-pressure)."""
-        if self.begin_send is not None and event["type"] in BEGUN_AT_ONCE:
-            if self.begin_send(event):
-                return
-            send: Callable[..., None] = self.finish_send  # type: ignore[assignment]
-            arguments: tuple[Event, ...] = ()
+        if self._begin_send is None or event["type"] not in BEGUN_AT_ONCE:
+            send = partial(self.blocking_send, event)
+        elif self._begin_send(event):
+            return
         else:
-            send, arguments = self.blocking_send, (event,)
-        if self.direct:  # the connection's greenlet is busy: with a consumer
-            future: asyncio.Future[Any] = self.loop.create_future()
-            gevent.spawn(self._do, send, arguments, future)
-            await future
+            send = self._finish_send  # type: ignore[assignment]
+        future: asyncio.Future[None] = self.loop.create_future()
+        gevent.spawn(self._do, send, future)
+        await future
+
+    def _do(self, call: Callable[[], None], future: asyncio.Future[None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self.loop.settle(future, error=error)
         else:
-            await self.in_connection(send, *arguments)
+            self.loop.settle(future)
 
     async def converse(self, conversation: Callable[[], None]) -> None:
         """Leave the connection to `conversation`, in its own greenlet, until that returns."""
-        self.direct = True
-        await self.in_connection(conversation)
+        future: asyncio.Future[None] = self.loop.create_future()
+        self._ask_for(lambda: self._do(conversation, future))
+        await future
 
-    # Receiving. An event waits in `events` until somebody takes it, so a cancelled call loses none.
+    # Receiving. An event waits in `_events` until it is taken, so a cancelled call loses none.
 
     async def receive(self) -> Event:
         """ASGI's `receive`."""
@@ -160,20 +198,20 @@ class Bridge:
 
     def take(self) -> Event | None:
         """The next event, if there is one already; never blocks. Raises what receiving raised."""
-        if self.events:
-            return self.events.popleft()
-        if self.reading:
+        if self._events:
+            return self._events.pop(0)
+        if self._reading:
             return None
-        if self.error is not None:
-            error, self.error = self.error, None
+        if self._error is not None:
+            error, self._error = self._error, None
             raise error
-        return self.receive_now()
+        return self._receive_now()
 
     async def arrival(self) -> None:
         """Return when there may be something to take; also after `notify()`."""
         future: asyncio.Future[None] = self.loop.create_future()
-        self.waiting.append(future)
-        if not self.reading:
+        self._waiting.append(future)
+        if not self._reading:
             self._ask()
         try:
             await future
@@ -184,31 +222,30 @@ class Bridge:
 
     def notify(self) -> None:
         """There may be something to take: tell one of those who wait. From any greenlet."""
-        while self.waiting:
-            future = self.waiting.popleft()
+        while self._waiting:
+            future = self._waiting.pop(0)
             if not future.done():  # not cancelled meanwhile
-                self.loop.settle(future, None)
+                self.loop.settle(future)
                 break
 
+    def next_event(self) -> Event:
+        """As `receive`, for who converses: blocks the connection's greenlet."""
+        return self._events.pop(0) if self._events else self.blocking_receive()
+
     def _ask(self) -> None:
-        self.reading = True
-        if self.reader is None:
-            self.reader = gevent.spawn(self._read)
-        else:
-            self.asked.put(True)
+        self._reading = True
+        self._ask_for(self._read)
 
     def _read(self) -> None:
-        """Receive one event each time that it is asked for: what is not wanted stays unread."""
-        while True:
-            try:
-                self.events.append(self.blocking_receive())
-            except Exception as error:
-                self.error = error
-            self.reading = False
-            self.notify()
-            if self.waiting:
-                self._ask()
-            self.asked.get()
+        """Receive one event, because it was asked for: what is not wanted stays unread."""
+        try:
+            self._events.append(self.blocking_receive())
+        except Exception as error:
+            self._error = error
+        self._reading = False
+        self.notify()
+        if self._waiting:
+            self._ask()
 
 
 def _nothing() -> None:

@@ -125,7 +125,7 @@ class _Conversation:
         """Hand events from the socket to the consumer until it has had enough."""
         self.greenlet = gevent.getcurrent()
         belong_to(self.bridge.loop)
-        receive, hand_over = self.bridge.blocking_receive, self._dispatch
+        receive, hand_over = self.bridge.next_event, self._dispatch
         try:
             while True:
                 self.receiving = True

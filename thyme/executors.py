@@ -56,7 +56,7 @@ class SerialExecutor(Executor):
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue = SimpleQueue()
+        self._jobs: SimpleQueue | None = None  # made with the greenlet: most are never used
         self.greenlet: gevent.Greenlet | None = None
         self._closed = False
 
@@ -70,13 +70,14 @@ class SerialExecutor(Executor):
         """Queue `call()`, which reports to `outcome`; raises `RuntimeError` after `shutdown()`."""
         if self._closed:
             raise RuntimeError("the connection of this executor has ended: it takes no more calls")
+        if self._jobs is None:
+            self._jobs = SimpleQueue()
+            self.greenlet = gevent.spawn(self._work, self._jobs)
         self._jobs.put((outcome, call))
-        if self.greenlet is None:
-            self.greenlet = gevent.spawn(self._work)
 
-    def _work(self) -> None:
+    def _work(self, jobs: SimpleQueue) -> None:
         try:
-            for future, call in iter(self._jobs.get, None):
+            for future, call in iter(jobs.get, None):
                 _run(future, call)
                 del future, call  # the next job may be long in coming
         finally:  # also when somebody kills this greenlet: nobody waits for it in vain
@@ -84,7 +85,7 @@ class SerialExecutor(Executor):
             self._cancel()
 
     def _cancel(self) -> None:
-        while not self._jobs.empty():
+        while self._jobs is not None and not self._jobs.empty():
             job = self._jobs.get()
             if job is not None:
                 job[0].cancel()
@@ -94,7 +95,8 @@ class SerialExecutor(Executor):
         self._closed = True
         if cancel_futures:
             self._cancel()
-        self._jobs.put(None)
+        if self._jobs is not None:
+            self._jobs.put(None)
         if wait and self.greenlet is not None:
             self.greenlet.join()
 
@@ -103,7 +105,7 @@ class GreenletExecutor(Executor):
     """A greenlet per job, all at the same time: a loop's default executor in a patched process."""
 
     def __init__(self) -> None:
-        self.greenlets: set[gevent.Greenlet] = set()
+        self._greenlets: set[gevent.Greenlet] = set()
         self._closed = False
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
@@ -117,11 +119,11 @@ class GreenletExecutor(Executor):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         greenlet = gevent.spawn(_run, outcome, call)
-        self.greenlets.add(greenlet)
-        greenlet.rawlink(self.greenlets.discard)
+        self._greenlets.add(greenlet)
+        greenlet.rawlink(self._greenlets.discard)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more jobs; by default wait for those that run."""
         self._closed = True
         if wait:
-            gevent.joinall(list(self.greenlets))
+            gevent.joinall(list(self._greenlets))

@@ -160,6 +160,39 @@ def test_a_connection_that_the_server_ends_is_cancelled():
     assert ended == ["cancelled"]
 
 
+def test_an_application_may_end_while_it_still_receives():
+    """As Django's handler does, which listens for the disconnect meanwhile."""
+
+    async def listens(scope, receive, send):
+        asyncio.get_running_loop().create_task(receive())
+        await asyncio.sleep(0.001)
+        await send({"type": "x"})
+
+    peer = Peer(adapt(listens), HTTP)
+    assert peer.end() == [{"type": "x"}]
+
+
+def test_a_connection_that_ends_before_its_application_begins_never_begins_it():
+    begun, blocking, gate = [], gevent.event.Event(), gevent.event.Event()
+
+    async def blocks(scope, receive, send):
+        blocking.set()
+        gate.wait()  # the loop is held up
+
+    async def begins(scope, receive, send):
+        begun.append(1)
+
+    holding = Peer(adapt(blocks), HTTP)
+    blocking.wait()
+    ended = Peer(adapt(begins), HTTP)
+    gevent.sleep(0)
+    ended.greenlet.kill()
+    gate.set()
+    holding.end()
+    Peer(adapt(begins), HTTP).end()
+    assert begun == [1]
+
+
 def test_synchronous_code_of_a_connection_runs_in_order_in_one_greenlet():
     seen = []
 

@@ -170,6 +170,35 @@ def test_a_middleware_that_wraps_send_still_sees_every_event(ways):
     )
 
 
+def test_what_a_middleware_asked_for_and_gave_up_goes_to_the_consumer(ways):
+    assert (
+        ways.both("""
+        import asyncio
+        class GivesUp:
+            def __init__(self, inner):
+                self.inner = inner
+            async def __call__(self, scope, receive, send):
+                try:
+                    await asyncio.wait_for(receive(), 0.001)
+                except TimeoutError:
+                    print("gave up")
+                await self.inner(scope, receive, send)
+        class Echo(WebsocketConsumer):
+            def receive(self, text_data=None, bytes_data=None):
+                self.send(text_data=text_data)
+        peer = Peer(serve(Echo, wrap=GivesUp), WEBSOCKET)
+        gevent.sleep(0.01)
+        peer.incoming.put(CONNECT)
+        print(peer.next()["type"])
+        peer.say("a")
+        print(peer.next()["text"])
+        peer.leave()
+        peer.end()
+    """)
+        == "gave up\nwebsocket.accept\na"
+    )
+
+
 def test_context_variables_of_the_middleware_are_seen_by_handlers(ways):
     assert (
         ways.both("""
