@@ -12,13 +12,14 @@ SEED ?= 1
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lab check bench notebooks book autobahn soak
+.PHONY: help chat test lab check bench profile notebooks book autobahn soak
 
 help:  ## show this
 	@echo "make chat    run the chat on http://127.0.0.1:8000 (ARGS=\"--port 0\" for another port)"
 	@echo "make lab     open the course in JupyterLab"
 	@echo "make test    run all tests, the notebooks included"
 	@echo "make bench   measure beside Daphne, Uvicorn, … (ARGS=\"--case echo --size 0.2\")"
+	@echo "make profile CASE=echo   a flame graph of a case of the benchmark"
 	@echo "make check   lint, formatting, types"
 	@echo "make book    the course as pages to read, in build/book"
 	@echo "make soak    minutes of chat while everything is killed at random (SECONDS=600 SEED=7)"
@@ -55,6 +56,9 @@ check: .venv/.has-check
 # The peers have an environment of their own: channels_redis needs an older redis.
 bench: .venv/.has-bench .venv-peers/.has-peers
 	@$(BIN)/python -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
+
+profile: .venv/.has-bench
+	@$(BIN)/python -m bench.profile $(CASE) $(ARGS)
 
 .venv-peers/.has-peers: bench/peers.txt
 	@echo "Installing the peers …"

@@ -1,6 +1,7 @@
 """`python -m bench`: run the cases, print a table for each, write a JSON file and plots.
 
-Repetitions are interleaved: every server once, then every server again. The median is kept.
+Repetitions are interleaved: every server once, then every server again. The median is kept. Each
+case has its share of `--minutes`; when that is used up, its further repetitions are left out.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import argparse
 import json
 import os
 import platform
+import resource
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
@@ -37,7 +40,9 @@ def main() -> int:
         return 2
     base = json.loads(Path(options.base).read_text()) if options.base else None
     results: dict[str, dict[str, Figures]] = {}
-    services = _services()
+    _allow_many_sockets()
+    services = start_services()
+    options.case_seconds = options.minutes * 60 / len(cases)
     total = sum(len(_servers(case, options.server)) for case in cases) * options.repetitions
     with tqdm(total=total, unit="run", disable=not sys.stderr.isatty()) as progress:
         for case in cases:
@@ -62,6 +67,7 @@ def _options() -> argparse.Namespace:
     add("--server", action="append", help="only servers whose name begins so (may be repeated)")
     add("--repetitions", type=int, default=3, help="of each server in each case (3)")
     add("--size", type=float, default=1.0, help="of each case: 0.1 for a quick look (1)")
+    add("--minutes", type=float, default=40.0, help="after which repetitions are left out (40)")
     add("--base", help="a results.json to compare with")
     add("--output", type=Path, default=Path("bench/out"), help="folder for the results")
     return parser.parse_args()
@@ -80,7 +86,11 @@ def _measure(
 ) -> dict[str, Figures]:
     wanted = _servers(case, options.server)
     figures: dict[str, list[Figures]] = defaultdict(list)
-    for _ in range(options.repetitions):
+    until = time.monotonic() + options.case_seconds
+    for repetition in range(options.repetitions):
+        if repetition and time.monotonic() > until:
+            progress.update(len(wanted) * (options.repetitions - repetition))
+            break
         for server in case.servers:
             if server.name not in wanted:
                 continue
@@ -92,13 +102,13 @@ def _measure(
                 progress.write(f"{case.name}: {server.name}: {error}", file=sys.stderr)
             progress.update()
     return {
-        name: {key: median(run[key] for run in runs) for key in runs[0]}
+        name: {key: median(run[key] for run in runs) for key in runs[0]} | {"runs": len(runs)}
         for name, runs in figures.items()
         if runs
     }
 
 
-def _services() -> dict[str, str]:
+def start_services() -> dict[str, str]:
     """Redis and Postgres for all servers: those of the environment, else the embedded ones."""
     from thyme import services
 
@@ -109,6 +119,12 @@ def _services() -> dict[str, str]:
         "DATABASE_URL": os.environ.get("DATABASE_URL") or services.postgres(),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+
+
+def _allow_many_sockets() -> None:
+    """2,000 sockets here and as many in a server: the usual soft limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
 
 
 def _machine() -> dict[str, object]:

@@ -1,56 +1,13 @@
-"""The cases: what is done to a server, and in which unit its work is counted."""
+"""The cases: what is done to which servers, and in which unit the work is counted."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from statistics import quantiles
-
-import psutil
+from dataclasses import dataclass
 
 from bench import servers
-from bench.generator import (
-    Peer,
-    close,
-    connect,
-    masked,
-    ping_pong,
-    receive_all,
-    unmasked,
-    websockets,
-)
-from bench.servers import Running, Server
-
-TEXT = b"hello, how are you?"
-IDLE_SECONDS = 10
-
-
-@dataclass
-class Result:
-    """One measurement: units of work, what they cost the server, and how they were felt."""
-
-    units: float
-    cpu_seconds: float
-    seconds: float
-    generator_cpu_seconds: float = 0.0
-    latencies: list[float] = field(default_factory=list)
-    notes: dict[str, float] = field(default_factory=dict)
-
-    def figures(self) -> dict[str, float]:
-        """The figures that are kept: rates per CPU second and per second, latencies in ms."""
-        figures = {
-            "per_cpu_second": self.units / self.cpu_seconds if self.cpu_seconds else 0.0,
-            "per_second": self.units / self.seconds,
-            "generator_busy": self.generator_cpu_seconds / self.seconds,
-            **self.notes,
-        }
-        if len(self.latencies) > 1:
-            percentiles = quantiles(self.latencies, n=100)
-            figures |= {"p50_ms": percentiles[49] * 1e3, "p99_ms": percentiles[98] * 1e3}
-        return figures
+from bench.measures import Result, burst, echo, first_answer, idle_calls, memory, pages, rooms
+from bench.servers import NULL, Running, Server
 
 
 @dataclass(frozen=True)
@@ -63,163 +20,44 @@ class Case:
     servers: list[Server]
     run: Callable[[Running, float], Result]
     better: str = "per_cpu_second"
-    """The figure by which servers are compared; for "memory" and "calls" less is better."""
+    """The figure by which servers are compared; see `LESS_IS_BETTER`."""
 
 
-class Clocks:
-    """Reads the server's CPU, our own and the wall, before and after."""
-
-    def __init__(self, running: Running) -> None:
-        self.running = running
-        self.cpu, self.own, self.wall = self._read()
-
-    def _read(self) -> tuple[float, float, float]:
-        return self.running.cpu(), sum(psutil.Process().cpu_times()[:2]), time.perf_counter()
-
-    def result(self, units: float, latencies: list[float], **notes: float) -> Result:
-        """What has been used since."""
-        cpu, own, wall = self._read()
-        return Result(units, cpu - self.cpu, wall - self.wall, own - self.own, latencies, notes)
-
-
-def pages(path: str, connections: int, each: int) -> Callable[[Running, float], Result]:
-    """`connections` keep-alive connections that fetch a page, one after the other."""
-
-    def run(running: Running, size: float) -> Result:
-        request = f"GET /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-        peers = [Peer(connect(running.port)) for _ in range(connections)]
-        peers[0].socket.sendall(request)
-        time.sleep(0.2)
-        reply_bytes = len(peers[0].socket.recv(65536))
-        ping_pong(peers, request, reply_bytes, 5)  # warm
-        clocks = Clocks(running)
-        latencies = ping_pong(peers, request, reply_bytes, max(2, int(each * size)))
-        result = clocks.result(len(latencies), latencies)
-        for peer in peers:
-            peer.socket.close()
-        return result
-
-    return run
-
-
-def echo(path: str, connections: int, each: int) -> Callable[[Running, float], Result]:
-    """`connections` WebSockets that send a text and wait for it to come back."""
-
-    def run(running: Running, size: float) -> Result:
-        peers = websockets(running.port, [path] * connections)
-        request, reply_bytes = masked(TEXT), len(unmasked(TEXT))
-        ping_pong(peers, request, reply_bytes, 2)
-        clocks = Clocks(running)
-        latencies = ping_pong(peers, request, reply_bytes, max(2, int(each * size)))
-        result = clocks.result(len(latencies), latencies)
-        close(peers)
-        return result
-
-    return run
-
-
-def rooms(number: int, members: int, lines: int) -> Callable[[Running, float], Result]:
-    """In each of `number` rooms one member speaks, a line after the other, when all have heard."""
-
-    def run(running: Running, size: float) -> Result:
-        paths = [f"room/r{room}" for room in range(number) for _ in range(members)]
-        peers = websockets(running.port, paths)
-        frame, heard = masked(TEXT), len(unmasked(TEXT))
-
-        def speak() -> float:
-            for speaker in peers[::members]:
-                speaker.socket.send(frame)
-            return float(receive_all(peers, heard, seconds=5))
-
-        lost = speak() + speak()  # warm
-        latencies, clocks, rounds = [], Clocks(running), max(2, int(lines * size))
-        for _ in range(rounds):
-            since = time.perf_counter()
-            lost += speak()
-            latencies.append(time.perf_counter() - since)
-        delivered = rounds * len(peers)
-        result = clocks.result(delivered, latencies, lost=lost / heard)
-        close(peers)
-        return result
-
-    return run
-
-
-def burst(members: int, lines: int) -> Callable[[Running, float], Result]:
-    """One member of a room says many lines at once; how long until all have heard all?"""
-
-    def run(running: Running, size: float) -> Result:
-        peers = websockets(running.port, ["room/burst"] * members)
-        said, heard = max(10, int(lines * size)), len(unmasked(TEXT))
-        clocks = Clocks(running)
-        peers[0].socket.setblocking(True)
-        peers[0].socket.sendall(masked(TEXT) * said)
-        lost = receive_all(peers, heard * said, seconds=5) / heard
-        result = clocks.result(said * members - lost, [], lost=lost)
-        close(peers)
-        return result
-
-    return run
-
-
-def idle_calls(sockets: int) -> Callable[[Running, float], Result]:
-    """System calls of a server, in ten seconds, with open WebSockets and nothing to do."""
-
-    def run(running: Running, size: float) -> Result:
-        peers = websockets(running.port, ["room/idle"] * sockets)
-        time.sleep(12)  # threads of the start have ended
-        command = ["strace", "-c", "-f", *(f"--attach={pid}" for pid in running.pids())]
-        clocks = Clocks(running)
-        traced = subprocess.run(
-            ["timeout", "-s", "INT", str(IDLE_SECONDS), *command], capture_output=True, text=True
-        )
-        total = re.search(r"^\s*100\.00\s.*?(\d+)\s+\d*\s*total$", traced.stderr, re.MULTILINE)
-        calls = float(total[1]) if total else 0.0
-        result = clocks.result(calls, [], calls=calls)
-        close(peers)
-        return result
-
-    return run
-
-
-def memory(sockets: int) -> Callable[[Running, float], Result]:
-    """Memory of a server's own per idle WebSocket, KiB."""
-
-    def run(running: Running, size: float) -> Result:
-        first = websockets(running.port, ["echo"] * 20)
-        before = running.memory()
-        clocks = Clocks(running)
-        peers = websockets(running.port, ["echo"] * sockets)
-        time.sleep(0.5)
-        each = (running.memory() - before) / sockets / 1024
-        result = clocks.result(sockets, [], kib_per_socket=each)
-        close(first + peers)
-        return result
-
-    return run
-
+PAGES = [NULL, *servers.NO_LAYER, servers.GUNICORN]
+CONSUMERS = [NULL, *servers.NO_LAYER]
+ROOMS = [NULL, *servers.ROOMS]
+IDLE = [servers.ONE, servers.SPLIT_1, *servers.CORE]
 
 CASES = [
-    Case("raw-page", "A page without Django", "pages", servers.RAW, pages("page", 20, 400)),
-    Case("raw-echo", "An echo without Django", "messages", servers.RAW, echo("", 50, 200)),
-    Case("page", "A trivial Django page", "pages", [*servers.NO_LAYER, servers.GUNICORN],
-         pages("page", 20, 60)),
-    Case("query", "A Django page with one query", "pages", [*servers.NO_LAYER, servers.GUNICORN],
-         pages("query", 20, 30)),
-    Case("echo", "A synchronous consumer that echoes", "messages", servers.NO_LAYER,
+    Case("raw-page", "A page without Django", "pages", [NULL, *servers.RAW],
+         pages("page", 20, 400)),
+    Case("raw-echo", "An echo without Django", "messages", [NULL, *servers.RAW],
+         echo("", 50, 200)),
+    Case("page", "A trivial Django page", "pages", PAGES, pages("page", 20, 60)),
+    Case("query", "A Django page with one query", "pages", PAGES, pages("query", 20, 30)),
+    Case("echo", "A synchronous consumer that echoes", "messages", CONSUMERS,
          echo("echo", 50, 60)),
-    Case("async-echo", "An asynchronous consumer that echoes", "messages", servers.NO_LAYER,
+    Case("async-echo", "An asynchronous consumer that echoes", "messages", CONSUMERS,
          echo("async-echo", 50, 80)),
-    Case("room-100", "A room of 100", "delivered", servers.ROOMS, rooms(1, 100, 40)),
-    Case("room-500", "A room of 500", "delivered", servers.ROOMS, rooms(1, 500, 10)),
-    Case("rooms-10", "Fifty rooms of 10", "delivered", servers.ROOMS, rooms(50, 10, 8)),
-    Case("burst", "1,000 lines at once to a room of 100", "delivered", servers.ROOMS,
+    Case("room-100", "A room of 100", "delivered", ROOMS, rooms(1, 100, 40)),
+    Case("room-500", "A room of 500", "delivered", ROOMS, rooms(1, 500, 10)),
+    Case("rooms-10", "Fifty rooms of 10", "delivered", ROOMS, rooms(50, 10, 8)),
+    Case("burst", "1,000 lines at once to a room of 100", "delivered", ROOMS,
          burst(100, 1000), "per_second"),
-    Case("wait", "50 ms of Postgres, 100 users", "messages", servers.NO_LAYER,
-         echo("wait", 100, 6), "per_second"),
-    Case("idle", "System calls in 10 s, 200 idle sockets", "calls",
-         [servers.ONE, servers.SPLIT_1, *servers.ROOMS[3:6]], idle_calls(200), "calls"),
-    Case("memory", "Memory per idle socket, 500 sockets", "KiB", servers.NO_LAYER,
-         memory(500), "kib_per_socket"),
+    Case("wait-50", "50 ms of Postgres, 50 users (ideal: 1,000/s)", "messages", CONSUMERS,
+         echo("wait", 50, 20), "per_second"),
+    Case("wait", "50 ms of Postgres, 100 users (ideal: 2,000/s)", "messages", CONSUMERS,
+         echo("wait", 100, 20), "per_second"),
+    Case("idle-0", "System calls in 10 s, no socket", "calls", IDLE, idle_calls(0), "calls"),
+    Case("idle", "System calls in 10 s, 200 idle sockets", "calls", IDLE, idle_calls(200),
+         "calls"),
+    Case("memory", "Memory per idle socket, synchronous consumer, 500 sockets", "sockets",
+         servers.NO_LAYER, memory("echo", 500), "kib_per_socket"),
+    Case("memory-2000", "Memory per idle socket, synchronous consumer, 2,000 sockets", "sockets",
+         servers.NO_LAYER, memory("echo", 2000), "kib_per_socket"),
+    Case("async-memory", "Memory per idle socket, asynchronous consumer, 500 sockets", "sockets",
+         servers.NO_LAYER, memory("async-echo", 500), "kib_per_socket"),
+    Case("start", "From the start to the first answer", "starts", PAGES, first_answer,
+         "first_answer_s"),
 ]  # fmt: skip
-LESS_IS_BETTER = {"calls", "kib_per_socket"}
+LESS_IS_BETTER = {"calls", "kib_per_socket", "first_answer_s"}

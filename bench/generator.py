@@ -16,6 +16,9 @@ HANDSHAKE = (
     "GET /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+TEXT = b"hello, how are you?"
+"""What is said in all cases."""
+
 SECONDS = 60.0
 """After which a case is given up: a peer that loses messages must not stop the run."""
 

@@ -6,31 +6,36 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases import LESS_IS_BETTER, Case
+from bench.servers import NULL, is_peer
 
 Figures = dict[str, float]
 
 
 def ratio_to_best_peer(case: Case, results: dict[str, Figures], name: str) -> float | None:
     """How many times better than the best of the peers; None when there is none to compare with."""
-    peers = [figures[case.better] for peer, figures in results.items() if not _ours(peer)]
+    peers = [figures[case.better] for peer, figures in results.items() if is_peer(peer)]
     mine = results[name][case.better]
     if not peers or not mine:
         return None
     return min(peers) / mine if case.better in LESS_IS_BETTER else mine / max(peers)
 
 
-def _ours(name: str) -> bool:
-    return name.startswith("thyme")
-
-
 def table(case: Case, results: dict[str, Figures], base: Any = None) -> str:
     """The case as a table in Markdown."""
     extras = sorted(
         {key for figures in results.values() for key in figures}
-        - {"per_cpu_second", "per_second", "generator_busy", "p50_ms", "p99_ms"}
+        - {
+            "runs",
+            "per_cpu_second",
+            "per_second",
+            "generator_busy",
+            "generator_us",
+            "p50_ms",
+            "p99_ms",
+        }
     )
     head = [case.title, f"{case.unit} / CPU s", "µs CPU each", f"{case.unit} / s", "p50 ms",
-            "p99 ms", "generator", *extras, "× best peer"]  # fmt: skip
+            "p99 ms", "generator", "generator µs each", *extras, "× best peer"]  # fmt: skip
     if base:
         head.append("× base")
     rows = [_row(case, results, name, extras, base) for name in results]
@@ -47,13 +52,20 @@ def _row(
     cells.append(f"{figures['per_second']:,.0f}")
     cells += [f"{figures[key]:.1f}" if key in figures else "–" for key in ("p50_ms", "p99_ms")]
     cells.append(f"{figures['generator_busy']:.0%}")
-    cells += [f"{figures[key]:,.1f}" if key in figures else "–" for key in extras]
+    cells.append(f"{figures['generator_us']:,.1f}")
+    cells += [f"{figures[key]:,.2f}" if key in figures else "–" for key in extras]
     ratio = ratio_to_best_peer(case, results, name)
-    cells.append(f"{ratio:.2f}" if ratio else "–")
+    cells.append(f"{ratio:.2f}" if ratio and name != NULL.name else "–")
     if base:
         before = base["results"].get(case.name, {}).get(name, {}).get(case.better)
         cells.append(f"{figures[case.better] / before:.2f}" if before else "–")
     return cells
+
+
+def _colour(name: str) -> str:
+    if name == NULL.name:
+        return "#ffffff00"  # there is no server
+    return "#b9c4c0" if is_peer(name) else "#1b6e53"
 
 
 def plot(case: Case, results: dict[str, Figures], folder: Path) -> None:
@@ -69,13 +81,15 @@ def plot(case: Case, results: dict[str, Figures], folder: Path) -> None:
     names = list(results)[::-1]
     values = [results[name][case.better] for name in names]
     figure, axes = plt.subplots(figsize=(8, 0.4 * len(names) + 1.2), layout="constrained")
-    bars = axes.barh(names, values, color=["#1b6e53" if _ours(n) else "#b9c4c0" for n in names])
-    axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=4)
+    bars = axes.barh(names, values, color=[_colour(name) for name in names])
+    digits = 2 if max(values) < 10 else 0
+    axes.bar_label(bars, [f"{value:,.{digits}f}" for value in values], padding=4)
     unit = {
         "per_cpu_second": f"{case.unit} per CPU second",
         "per_second": f"{case.unit} per second",
         "calls": "system calls (less is better)",
         "kib_per_socket": "KiB per socket (less is better)",
+        "first_answer_s": "seconds (less is better)",
     }[case.better]
     axes.set(title=case.title, xlabel=unit)
     axes.margins(x=0.15)

@@ -29,10 +29,10 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
     workers: int = 0
 
-    @property
-    def ours(self) -> bool:
-        """Whether it is thyme."""
-        return self.name.startswith("thyme")
+
+def is_peer(name: str) -> bool:
+    """Whether the server of this name is what others use."""
+    return name != NULL.name and not name.startswith("thyme")
 
 
 def _thyme(name: str, application: str, *options: str, layer: str = "gredis", workers: int = 0):
@@ -69,6 +69,9 @@ def _asgi_peers(suffix: str, layer: str) -> list[Server]:
     ]  # fmt: skip
 
 
+NULL = Server("null", (sys.executable, "-m", "bench.null", "{port}"))
+"""No server at all, see `null.py`: what the generator and this machine allow."""
+
 APPLICATION = "bench.application:application"
 ONE = _thyme("thyme", APPLICATION)
 SPLIT_1 = _thyme("thyme split, 1 worker", "bench.relay:application", workers=1)
@@ -91,22 +94,21 @@ RAW = [
     _thyme("thyme, ASGI", "bench.raw:asgi", layer="none"),
     _uvicorn("uvicorn", "bench.raw:asgi", "none"),
     _peer("daphne", "daphne", "-p", "{port}", "-v", "0", "bench.raw:asgi"),
+    _peer("hypercorn", "hypercorn", "-b", "127.0.0.1:{port}", "bench.raw:asgi"),
 ]
-ROOMS = [
-    ONE,
-    SPLIT_1,
-    SPLIT_2,
-    *_asgi_peers(", core", "core"),
-    *_asgi_peers(", pubsub", "pubsub"),
-]
+CORE = _asgi_peers(", core", "core")
+ROOMS = [ONE, SPLIT_1, SPLIT_2, *CORE, *_asgi_peers(", pubsub", "pubsub")]
 
 
 class Running:
-    """A started server: its port, and the processes that belong to it."""
+    """A started server: its port, its processes, and how long its first answer took (seconds)."""
 
-    def __init__(self, port: int, processes: list[subprocess.Popen[bytes]]) -> None:
+    def __init__(
+        self, port: int, processes: list[subprocess.Popen[bytes]], first_answer_seconds: float
+    ) -> None:
         self.port = port
         self.processes = processes
+        self.first_answer_seconds = first_answer_seconds
 
     def _all(self) -> list[psutil.Process]:
         found = []
@@ -116,8 +118,8 @@ class Running:
         return found
 
     def cpu(self) -> float:
-        """CPU seconds that all its processes have used so far."""
-        return sum(times.user + times.system for times in (p.cpu_times() for p in self._all()))
+        """CPU seconds that all its processes have used so far, to the nanosecond."""
+        return sum(time.clock_gettime(_cpu_clock(process.pid)) for process in self._all())
 
     def memory(self) -> int:
         """Bytes that are its own (USS), over all its processes."""
@@ -128,6 +130,11 @@ class Running:
         return [process.pid for process in self._all()]
 
 
+def _cpu_clock(pid: int) -> int:
+    """Linux's clock of another process's CPU, as clock_getcpuclockid(3) gives it."""
+    return (~pid << 3) | 2
+
+
 @contextmanager
 def running(server: Server, services: dict[str, str]) -> Iterator[Running]:
     """Start a server and wait until it answers; end it afterwards."""
@@ -135,6 +142,7 @@ def running(server: Server, services: dict[str, str]) -> Iterator[Running]:
     environment = os.environ | services | server.environment | {"PYTHONPATH": str(ROOT)}
     commands = [tuple(part.replace("{port}", str(port)) for part in server.command)]
     commands += [(sys.executable, str(ROOT / "bench" / "worker.py"))] * server.workers
+    started = time.perf_counter()
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=ROOT,
                          stderr=None if os.environ.get("BENCH_LOG") else subprocess.DEVNULL)
@@ -142,7 +150,7 @@ def running(server: Server, services: dict[str, str]) -> Iterator[Running]:
     ]  # fmt: skip
     try:
         _wait_until_it_answers(port, processes)
-        yield Running(port, processes)
+        yield Running(port, processes, time.perf_counter() - started)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
@@ -174,4 +182,4 @@ def _wait_until_it_answers(port: int, processes: list[subprocess.Popen[bytes]]) 
             raise RuntimeError("the server ended: set BENCH_LOG=1 to see what it says")
         if time.monotonic() > deadline:
             raise RuntimeError(f"the server did not answer within {START_SECONDS} s")
-        time.sleep(0.05)
+        time.sleep(0.01)

@@ -1,0 +1,196 @@
+"""What is done to a server in each case, and what is read before and after.
+
+A function here gives a function of a running server and a size (1: as published) that does the work
+and returns a `Result`. Which servers take part is said in `cases.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import quantiles
+
+from bench.generator import (
+    TEXT,
+    Peer,
+    close,
+    connect,
+    masked,
+    ping_pong,
+    receive_all,
+    unmasked,
+    websockets,
+)
+from bench.servers import Running
+
+IDLE_SECONDS = 10
+SETTLE_SECONDS = 12
+"""Until the threads of a server's start have ended (gevent's look-ups: 10 s)."""
+
+
+@dataclass
+class Result:
+    """One measurement: units of work, what they cost the server, and how they were felt."""
+
+    units: float
+    cpu_seconds: float
+    seconds: float
+    generator_cpu_seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    notes: dict[str, float] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, float]:
+        """The figures that are kept: rates per CPU second and per second, latencies in ms."""
+        figures = {
+            "per_cpu_second": self.units / self.cpu_seconds if self.cpu_seconds else 0.0,
+            "per_second": self.units / self.seconds,
+            "generator_busy": self.generator_cpu_seconds / self.seconds,
+            "generator_us": self.generator_cpu_seconds / self.units * 1e6 if self.units else 0.0,
+            **self.notes,
+        }
+        if len(self.latencies) > 1:
+            percentiles = quantiles(self.latencies, n=100)
+            figures |= {"p50_ms": percentiles[49] * 1e3, "p99_ms": percentiles[98] * 1e3}
+        return figures
+
+
+class Clocks:
+    """Reads the server's CPU, our own and the wall, before and after."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.cpu, self.own, self.wall = self._read()
+
+    def _read(self) -> tuple[float, float, float]:
+        return self.running.cpu(), time.process_time(), time.perf_counter()
+
+    def result(self, units: float, latencies: list[float], **notes: float) -> Result:
+        """What has been used since."""
+        cpu, own, wall = self._read()
+        return Result(units, cpu - self.cpu, wall - self.wall, own - self.own, latencies, notes)
+
+
+def pages(path: str, connections: int, each: int) -> Callable[[Running, float], Result]:
+    """`connections` keep-alive connections that fetch a page, one after the other."""
+
+    def run(running: Running, size: float) -> Result:
+        request = f"GET /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+        peers = [Peer(connect(running.port)) for _ in range(connections)]
+        peers[0].socket.sendall(request)
+        time.sleep(0.2)
+        reply_bytes = len(peers[0].socket.recv(65536))
+        ping_pong(peers, request, reply_bytes, 5)  # warm
+        clocks = Clocks(running)
+        latencies = ping_pong(peers, request, reply_bytes, max(2, int(each * size)))
+        result = clocks.result(len(latencies), latencies)
+        for peer in peers:
+            peer.socket.close()
+        return result
+
+    return run
+
+
+def echo(path: str, connections: int, each: int) -> Callable[[Running, float], Result]:
+    """`connections` WebSockets that send a text and wait for it to come back."""
+
+    def run(running: Running, size: float) -> Result:
+        peers = websockets(running.port, [path] * connections)
+        request, reply_bytes = masked(TEXT), len(unmasked(TEXT))
+        ping_pong(peers, request, reply_bytes, 2)
+        clocks = Clocks(running)
+        latencies = ping_pong(peers, request, reply_bytes, max(2, int(each * size)))
+        result = clocks.result(len(latencies), latencies)
+        close(peers)
+        return result
+
+    return run
+
+
+def rooms(number: int, members: int, lines: int) -> Callable[[Running, float], Result]:
+    """In each of `number` rooms one member speaks, a line after the other, when all have heard."""
+
+    def run(running: Running, size: float) -> Result:
+        paths = [f"room/r{room}" for room in range(number) for _ in range(members)]
+        peers = websockets(running.port, paths)
+        frame, heard = masked(TEXT), len(unmasked(TEXT))
+
+        def speak() -> float:
+            for speaker in peers[::members]:
+                speaker.socket.send(frame)
+            return float(receive_all(peers, heard, seconds=5))
+
+        lost = speak() + speak()  # warm
+        latencies, clocks, rounds = [], Clocks(running), max(2, int(lines * size))
+        for _ in range(rounds):
+            since = time.perf_counter()
+            lost += speak()
+            latencies.append(time.perf_counter() - since)
+        delivered = rounds * len(peers)
+        result = clocks.result(delivered, latencies, lost=lost / heard)
+        close(peers)
+        return result
+
+    return run
+
+
+def burst(members: int, lines: int) -> Callable[[Running, float], Result]:
+    """One member of a room says many lines at once; how long until all have heard all?"""
+
+    def run(running: Running, size: float) -> Result:
+        peers = websockets(running.port, ["room/burst"] * members)
+        said, heard = max(10, int(lines * size)), len(unmasked(TEXT))
+        clocks = Clocks(running)
+        peers[0].socket.setblocking(True)
+        peers[0].socket.sendall(masked(TEXT) * said)
+        lost = receive_all(peers, heard * said, seconds=5) / heard
+        result = clocks.result(said * members - lost, [], lost=lost)
+        close(peers)
+        return result
+
+    return run
+
+
+def idle_calls(sockets: int) -> Callable[[Running, float], Result]:
+    """System calls of a server, in ten seconds, with open WebSockets and nothing to do."""
+
+    def run(running: Running, size: float) -> Result:
+        peers = websockets(running.port, ["room/idle"] * sockets)
+        time.sleep(SETTLE_SECONDS)
+        command = ["strace", "-c", "-f", *(f"--attach={pid}" for pid in running.pids())]
+        clocks = Clocks(running)
+        traced = subprocess.run(
+            ["timeout", "-s", "INT", str(IDLE_SECONDS), *command], capture_output=True, text=True
+        )
+        total = re.search(r"^\s*100\.00\s.*?(\d+)\s+\d*\s*total$", traced.stderr, re.MULTILINE)
+        calls = float(total[1]) if total else 0.0
+        result = clocks.result(calls, [], calls=calls)
+        close(peers)
+        return result
+
+    return run
+
+
+def first_answer(running: Running, size: float) -> Result:
+    """From the start of the server's processes to its first answer, seconds; and its CPU."""
+    seconds = running.first_answer_seconds
+    return Result(1, running.cpu(), seconds, notes={"first_answer_s": seconds})
+
+
+def memory(path: str, sockets: int) -> Callable[[Running, float], Result]:
+    """Memory of a server's own per idle WebSocket, KiB."""
+
+    def run(running: Running, size: float) -> Result:
+        first = websockets(running.port, [path] * 20)
+        before = running.memory()
+        clocks = Clocks(running)
+        peers = websockets(running.port, [path] * sockets)
+        time.sleep(0.5)
+        each = (running.memory() - before) / sockets / 1024
+        result = clocks.result(sockets, [], kib_per_socket=each)
+        close(first + peers)
+        return result
+
+    return run
