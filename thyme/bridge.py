@@ -171,7 +171,10 @@ class Bridge:
         else:
             send = self._finish_send  # type: ignore[assignment]
         future: asyncio.Future[None] = self.loop.create_future()
-        gevent.spawn(self._do, send, future)
+        if self._idle is not None and event["type"] == "websocket.accept":
+            self._ask_for(lambda: self._do(send, future))  # nothing is received before it
+        else:
+            gevent.spawn(self._do, send, future)
         await future
 
     def _do(self, call: Callable[[], None], future: asyncio.Future[None]) -> None:

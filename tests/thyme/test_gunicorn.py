@@ -119,7 +119,8 @@ def meanwhile(site: Site, holding: str, ask: Callable[[], str]) -> str:
 
 
 CASES = [
-    # gunicorn #3000, #3053, #3428: one view runs a loop, the ORM fails in all the others
+    # gunicorn #3000, #3053, #3428, #3429, asyncio-gevent #13: one view runs a loop, and the ORM
+    # fails in all the others
     ("hold-run", "orm", "SynchronousOnlyOperation: You cannot", "1 types"),
     ("hold-async-to-sync", "orm", "SynchronousOnlyOperation: You cannot", "1 types"),
     # asgiref #356, #443: two views call async_to_sync at the same time
