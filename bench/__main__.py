@@ -42,7 +42,7 @@ def main() -> int:
     results: dict[str, dict[str, Figures]] = {}
     _allow_many_sockets()
     services = start_services()
-    options.case_seconds = options.minutes * 60 / len(cases)
+    options.case_seconds = options.minutes * 60 / max(1, len(cases))
     total = sum(len(_servers(case, options.server)) for case in cases) * options.repetitions
     with tqdm(total=total, unit="run", disable=not sys.stderr.isatty()) as progress:
         for case in cases:
