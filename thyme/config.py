@@ -58,8 +58,11 @@ PONG_SECONDS = 20.0
 BACKLOG = 2048
 """Connections the kernel accepts for us; more than a burst of reconnecting browsers. As uvicorn."""
 
+HEAD_READ_BYTES = 8 * KIB
+"""Asked of the socket for a head: all of it, usually; and when requests are pipelined, not many."""
+
 WORK_PER_TURN = 32
-"""Requests, messages or reads before others get a turn: about a millisecond of work."""
+"""Requests, frames or reads before others get a turn: about a millisecond of work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from gevent import Timeout, sleep
 
 from thyme.accesslog import AccessLog, Visit
 from thyme.application import Disconnected, EsqueApplication
-from thyme.config import Config
+from thyme.config import HEAD_READ_BYTES, Config
 from thyme.conversation import Conversation
 from thyme.errors import ReadCancelled
 from thyme.exchange import Exchange
@@ -204,11 +204,11 @@ class Connection:
         """Give the parser what the peer sends next; False when that is nothing."""
         try:
             if seconds is None:
-                data = self.stream.read()
+                data = self.stream.read(HEAD_READ_BYTES)
             else:
                 data = b""
                 with Timeout(seconds, False):
-                    data = self.stream.read()
+                    data = self.stream.read(HEAD_READ_BYTES)
         except ReadCancelled:
             return False
         if data:

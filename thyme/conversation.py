@@ -115,7 +115,6 @@ class Conversation:
             if self._connect_due:
                 self._connect_due = False
                 return {"type": "websocket.connect"}
-            self.stream.work_done()
             events = self._websocket.events
             if not events:
                 self._wait_for_event()
@@ -130,7 +129,9 @@ class Conversation:
         kind = event["type"]
         websocket = self._websocket
         if kind == "websocket.send" and websocket.open:
-            if not self.begin_send(event):
+            if self.begin_send(event):
+                self.stream.work_done()
+            else:
                 self.finish_send()
         elif websocket.ended or websocket.closing:
             if kind != "websocket.close":  # to close what is closed is no mistake
@@ -223,17 +224,15 @@ class Conversation:
     def _read_more(self) -> None:
         websocket = self._websocket
         if websocket.holds:
-            websocket.go_on()
+            frames = websocket.go_on()
         else:
             try:
                 data = self.stream.read()
             except ReadCancelled:
                 return  # something has changed: our caller looks again
-            if data:
-                websocket.receive_data(data)
-            else:
-                websocket.receive_eof()
+            frames = websocket.receive_data(data) if data else websocket.receive_eof()
         self._flush()
+        self.stream.work_done(frames)
 
     def _flush(self) -> None:
         data = self._websocket.data_to_send()

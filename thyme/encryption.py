@@ -72,14 +72,17 @@ class EncryptedSocket:
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes; as many as are here, so that nothing is left unseen in a buffer."""
         pieces: list[bytes] = []
-        missing = size
+        missing, fetched = size, False
         while missing:
             try:
                 piece = self._tls.read(missing)
             except ssl.SSLWantReadError:
                 if pieces:
                     break
+                if fetched:  # a part of a record, or records that are none of the caller's
+                    raise BlockingIOError from None
                 self._fetch()
+                fetched = True
                 continue
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 piece = b""

@@ -103,6 +103,8 @@ class Exchange:
         if kind not in _SELDOM:
             if not self.begin_send(event):
                 self.finish_send()
+            elif event.get("more_body"):
+                self.stream.work_done()
         elif kind == PATHSEND:
             self._send_file(event["path"])
         else:
@@ -118,7 +120,6 @@ class Exchange:
             while missing > READ_BYTES and (piece := file.read(READ_BYTES)):
                 missing -= len(piece)
                 self.send({"type": BODY, "body": piece, "more_body": True})
-                self.stream.work_done()  # the disk blocks us all: others get a turn
             self.send({"type": BODY, "body": file.read(missing)})
 
     def begin_send(self, event: Event) -> bool:
@@ -171,6 +172,7 @@ class Exchange:
         data = self.stream.read()
         if data:
             self._parser.feed(data)
+            self.stream.work_done(len(self._parser.events))
             return True
         self.received = True
         self.response.keep_alive = False

@@ -111,15 +111,16 @@ class Stream:
 
     # Reading.
 
-    def read(self) -> bytes:
+    def read(self, size: int = READ_BYTES) -> bytes:
         """The next bytes; b"" when the peer has ended its side, or the socket is closed.
 
-        Raises `ReadCancelled` when `cancel_read()` or `close()` comes while it waits.
+        `size`: how many at most. Raises `ReadCancelled` when `cancel_read()` or `close()` comes
+        while it waits.
         """
         if self._ahead:
-            data, self._ahead = self._ahead, b""
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
             return data
-        return self._receive()
+        return self._receive(size)
 
     def unread(self, data: bytes) -> None:
         """Put back what was read too early."""
@@ -133,7 +134,7 @@ class Stream:
         """
         while not self.ended:
             if len(self._ahead) < AHEAD_BYTES:
-                self._ahead += self._receive()
+                self._ahead += self._receive(READ_BYTES)
             else:
                 self._wait_readable(watched=False)
 
@@ -146,33 +147,34 @@ class Stream:
             self._reading = None
             self._hub.loop.run_callback(waiter.switch, False)
 
-    def work_done(self) -> None:
-        """Count a piece of work done for the peer; give others a turn after `WORK_PER_TURN`.
+    def work_done(self, pieces: int = 1) -> None:
+        """Count work done for the peer; give others a turn after `WORK_PER_TURN` pieces of it.
 
-        A greenlet whose socket always has data would otherwise never switch. The turn is a whole
+        A greenlet whose socket always has data, or whose peer always reads what it sends, would
+        otherwise never switch. The turn is a whole
         round of the hub, so that sockets are polled and served before us: `sleep(0)` lets only
         those run that are ready already.
         """
-        self._work += 1
+        self._work += pieces
         if self._work >= WORK_PER_TURN:
             self._work = 0
             with self._hub.loop.timer(0, priority=_LAST) as round_of_the_hub:
                 self._hub.wait(round_of_the_hub)
 
-    def _receive(self) -> bytes:
+    def _receive(self, size: int) -> bytes:
         while not self.ended:
             if not self._maybe_more:
                 self._wait_readable()
             else:
                 self._take_turns()
             try:
-                data = self._socket.recv(READ_BYTES)
+                data = self._socket.recv(size)
             except BlockingIOError:
                 self._maybe_more = False
                 continue
             except OSError:
                 data = b""  # reset by the peer, or closed by us: no more bytes, like an end
-            self._maybe_more = len(data) == READ_BYTES
+            self._maybe_more = len(data) == size
             self.ended = not data
             self.received += len(data)
             return data

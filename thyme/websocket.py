@@ -7,6 +7,7 @@ and which code an ending has.
 
     receive_data(bytes), receive_eof()      then take from `events`, and send `data_to_send()`
     go_on()                                 the same, when all is taken and `holds` says so
+                                            (these three return how many frames were read)
     accept(), send(), close()               then send `data_to_send()`
 
 Sources: RFC 6455, RFC 7692; https://asgi.readthedocs.io/en/latest/specs/www.html, "WebSocket".
@@ -32,7 +33,7 @@ try:
 except ImportError:  # no compiler where it was installed
     from websockets.utils import apply_mask
 
-from thyme.config import Config
+from thyme.config import WORK_PER_TURN, Config
 from thyme.errors import ApplicationError
 from thyme.frames import FIN_BINARY, FIN_TEXT, framed, head_at
 from thyme.http11 import Refusal, Request
@@ -177,20 +178,21 @@ class WebSocket:
 
     # From the peer.
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes) -> int:
         """Take bytes of frames. Send `data_to_send()` after it, and look at `events`."""
         if self._rest:
             data, self._rest = self._rest + data, b""
-        self._read_frames(data)
+        return self._read_frames(data)
 
-    def go_on(self) -> None:
+    def go_on(self) -> int:
         """Read the frames that `holds` tells of, when `events` is empty; then as above."""
         data, self._rest = self._rest, b""
-        self._read_frames(data)
+        return self._read_frames(data)
 
-    def _read_frames(self, data: bytes) -> None:
+    def _read_frames(self, data: bytes) -> int:
+        """Read the frames of a turn, at most; then there may be more, and `holds` says so."""
         self.holds = False
-        start, end = 0, len(data)
+        start, end, frames = 0, len(data), 0
         while start < end and not self.ended:
             if self._owed:
                 piece = data[start : start + self._owed]
@@ -198,10 +200,13 @@ class WebSocket:
                 start += len(piece)
                 self._pass_on(piece)
                 continue
+            if frames == WORK_PER_TURN:
+                self._rest, self.holds = data[start:], True
+                break
             head = head_at(data, start)
             if head is None:
                 self._rest = data[start:]
-                return
+                break
             payload = start + head[0]
             after = payload + head[1]
             if after <= end and head[1] <= self._max_size and self._is_plain(data, start):
@@ -211,9 +216,11 @@ class WebSocket:
             elif self.events and self._protocol.state is State.OPEN:
                 # The frame may end the conversation: what came before it is answered first.
                 self._rest, self.holds = data[start:], True
-                return
+                break
             else:
                 self._owed = after - start
+            frames += 1
+        return frames
 
     def _is_plain(self, data: bytes, start: int) -> bool:
         """Whether the frame at `start` is a message: in one piece, uncompressed, at its place."""
@@ -234,10 +241,11 @@ class WebSocket:
         if protocol.parser_exc is not None:
             self._end(_sent_code(protocol), str(protocol.parser_exc))
 
-    def receive_eof(self) -> None:
+    def receive_eof(self) -> int:
         """The peer sends no more; without a close frame before, this is an abnormal end."""
         self._protocol.receive_eof()
         self._end(ABNORMAL, "")
+        return 0
 
     def _receive_frame(self, frame: Frame) -> None:
         opcode = frame.opcode

@@ -462,18 +462,3 @@ def test_an_idle_connection_is_not_408() -> None:
 def test_keep_alive_time_ends_an_idle_connection_without_a_word() -> None:
     with serving(hello, keep_alive_seconds=0.01) as server, Peer(server, GET % 1) as peer:
         assert peer.read_all().endswith(b"hello /1")
-
-
-def test_a_busy_connection_lets_others_in() -> None:
-    """A peer that always has a request ready does not keep the hub to itself."""
-    order: list[str] = []
-
-    def application(scope: Scope, receive: Receive, send: Send) -> None:
-        order.append(scope["path"])
-        hello(scope, receive, send)
-
-    busy = b"".join(GET % 1 for _ in range(500))
-    with serving(application) as server, Peer(server, busy) as first, Peer(server, GET % 2):
-        first.read(1)
-        eventually(lambda: len(order) == 501)
-    assert order.index("/2") < 200
