@@ -22,6 +22,9 @@ TEXT = b"hello, how are you?"
 SECONDS = 60.0
 """After which a case is given up: a peer that loses messages must not stop the run."""
 
+ENOUGH_SECONDS = 12.0
+"""After which nobody asks again: what has been answered by then is what is counted."""
+
 
 class GaveUp(Exception):
     """The server did not answer in time, or not with what was expected."""
@@ -85,7 +88,11 @@ def close(peers: list[Peer]) -> None:
 
 
 def ping_pong(peers: list[Peer], request: bytes, reply_bytes: int, each: int) -> list[float]:
-    """Each peer sends `request` and waits for `reply_bytes`, `each` times; latencies in seconds."""
+    """Each peer sends `request` and waits for `reply_bytes`, `each` times; latencies in seconds.
+
+    After `ENOUGH_SECONDS` nobody asks again.
+    """
+    until = time.perf_counter() + ENOUGH_SECONDS
     with selectors.DefaultSelector() as selector:
         for peer in peers:
             peer.socket.setblocking(False)
@@ -109,7 +116,7 @@ def ping_pong(peers: list[Peer], request: bytes, reply_bytes: int, each: int) ->
                 now = time.perf_counter()
                 peer.latencies.append(now - peer.since)
                 peer.left -= 1
-                if peer.left:
+                if peer.left and now < until:
                     peer.missing, peer.since = reply_bytes, now
                     peer.socket.send(request)
                 else:

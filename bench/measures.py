@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 
 from bench.generator import (
+    ENOUGH_SECONDS,
     TEXT,
     Peer,
     close,
@@ -124,11 +125,11 @@ def rooms(number: int, members: int, lines: int) -> Callable[[Running, float], R
 
         lost = speak() + speak()  # warm
         latencies, clocks, rounds = [], Clocks(running), max(2, int(lines * size))
-        for _ in range(rounds):
+        while len(latencies) < rounds and sum(latencies) < ENOUGH_SECONDS:
             since = time.perf_counter()
             lost += speak()
             latencies.append(time.perf_counter() - since)
-        delivered = rounds * len(peers)
+        delivered = len(latencies) * len(peers)
         result = clocks.result(delivered, latencies, lost=lost / heard)
         close(peers)
         return result
