@@ -11,6 +11,7 @@ the same order. Read next: `layer.py`.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -295,6 +296,9 @@ class Mailbox:
         self._crossbar.remove(self.address.local)
 
 
+GOOD_BYE_SECONDS = 1.0
+"""For the good-bye of a process that ends and has not said it."""
+
 _of_this_thread = monkey.get_original("_thread", "_local")()
 """A native thread has a hub of its own, and so a crossbar of its own."""
 
@@ -303,7 +307,8 @@ def connect(url: Urls, prefix: str = "gredis") -> GeventCrossbar:
     """The crossbar of this process for `url` and `prefix`, made when first asked for.
 
     A process has one, so that its connections stay one per host, whoever uses it: the channel
-    layer, the relay and the worker share it.
+    layer, the relay and the worker share it. One that is still open when the process ends, like that
+    of a channel layer, which nobody closes, says good-bye then.
     """
     crossbars: dict[str, GeventCrossbar] = vars(_of_this_thread)
     key = str((url if isinstance(url, str) else tuple(url), prefix))
@@ -311,3 +316,11 @@ def connect(url: Urls, prefix: str = "gredis") -> GeventCrossbar:
     if found is None or found.closed:
         found = crossbars[key] = GeventCrossbar(url, prefix)
     return found
+
+
+@atexit.register
+def _say_good_bye() -> None:
+    """In the main thread, whose hub can still run."""
+    for crossbar in list(vars(_of_this_thread).values()):
+        with gevent.Timeout(GOOD_BYE_SECONDS, False):
+            crossbar.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +46,19 @@ def looking_in(redis_server: RedisServer) -> Iterator[redis.Redis]:
 def die(crossbar: GeventCrossbar) -> None:
     """What `kill -9` does: the connections are gone, nobody has said good-bye."""
     crossbar._stop()
+
+
+FORGETFUL = """
+import sys
+from gredis.drivers.gevent import connect
+connect(sys.argv[1]).open()
+"""
+
+
+def test_a_process_that_ends_without_closing_says_good_bye(redis_server, looking_in):
+    command = [sys.executable, "-W", "error", "-c", FORGETFUL, redis_server.url]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=30).stderr == ""
+    assert looking_in.keys("*") == []
 
 
 def test_a_unicast_reaches_one_mailbox(crossbar):
