@@ -307,8 +307,8 @@ def connect(url: Urls, prefix: str = "gredis") -> GeventCrossbar:
     """The crossbar of this process for `url` and `prefix`, made when first asked for.
 
     A process has one, so that its connections stay one per host, whoever uses it: the channel
-    layer, the relay and the worker share it. One that is still open when the process ends, like that
-    of a channel layer, which nobody closes, says good-bye then.
+    layer, the relay and the worker share it. One that is still open when the process ends says
+    good-bye then: nobody closes a channel layer.
     """
     crossbars: dict[str, GeventCrossbar] = vars(_of_this_thread)
     key = str((url if isinstance(url, str) else tuple(url), prefix))
