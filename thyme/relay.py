@@ -12,6 +12,7 @@ files without waiting, to be read in this order: `relay_messages.py` (what cross
 `relay_window.py` (how much), `relay_link.py` (two processes), `relay_half.py` (one connection, and
 how it outlives its worker), `relay_desk.py` (all connections, and death).
 
+Taught in notebooks/09_relay_and_workers.ipynb.
 Read next: `worker.py`.
 """
 

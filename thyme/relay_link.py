@@ -13,6 +13,7 @@ that they came: a batch that comes twice is dropped, one that is missing (Redis 
 say, with letters on their way) is asked for again, with number 0 and no entries. "run" names this
 link: a process that was taken for dead, and comes back, is told ("run" 0) that its link is over.
 
+Taught in notebooks/09_relay_and_workers.ipynb.
 Read next: `relay_half.py`.
 """
 

@@ -26,6 +26,7 @@ worker has chosen. Keys and kinds that one does not know are ignored, so a relea
 without a new version. Who finds no version in common says so, in words that every version knows:
 {"from", "events": [], "end": "failed"} to the relay.
 
+Taught in notebooks/09_relay_and_workers.ipynb.
 Read next: `relay_window.py`.
 """
 

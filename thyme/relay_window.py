@@ -8,6 +8,7 @@ holds up its own sender and nobody else.
 A sender may go over by one event, which is at most `PIECE_BYTES` where it could be cut. So a
 connection holds at most `bytes` + one event on each side of each direction.
 
+Taught in notebooks/09_relay_and_workers.ipynb.
 Read next: `relay_link.py`.
 """
 

@@ -4,6 +4,8 @@ One greenlet per connection, as in the server; the application cannot tell the d
 decides how a worker stops; how many connections it takes and what crosses is decided in
 `worker_desk.py` and `worker_half.py`. The same on plain asyncio is `worker_asyncio.py`; the command
 line is `management/commands/runworker2.py`.
+
+Taught in notebooks/09_relay_and_workers.ipynb.
 """
 
 from __future__ import annotations
