@@ -36,7 +36,7 @@ from django.db import connections
 from gevent.lock import BoundedSemaphore
 
 from thyme import dispatch
-from thyme.application import Event, Send
+from thyme.application import Disconnected, Event, Send
 from thyme.bridge import Bridge, belong_to, on_loop
 from thyme.deliveries import close_old_connections, deliveries
 from thyme.loop import patched
@@ -118,7 +118,7 @@ class _Conversation:
         self.receiving = self.thrown = False
         self.greenlet: gevent.Greenlet | None = None
         self.deliveries = deliveries()
-        self.due = False
+        self.due = self.left = False
         self.next_message: Callable[[], Event | None] = lambda: None
 
     def run(self) -> None:
@@ -132,6 +132,9 @@ class _Conversation:
                 event = receive()
                 self.receiving = False
                 hand_over(event)
+                if self.left:
+                    self.left = False
+                    self._hand_over_messages()
         except StopConsumer:
             pass
         finally:
@@ -171,19 +174,77 @@ class _Conversation:
             self.deliveries.add(self._hand_over)
 
     def _hand_over(self) -> None:
+        if not self.receiving:  # its own greenlet is at work, and goes on with the messages
+            self.left = True
+            return
         try:
-            for _ in range(AT_ONCE):
-                if self.over or (message := self.next_message()) is None:
-                    self.due = False
-                    return
-                self._dispatch(message)
+            first, second = self.next_message(), self.next_message()
+            if first is None:
+                self.due = False
+            elif second is None:
+                self._hand_over_messages(first)
+            else:
+                self._hand_over_together(first, second)
         except Exception as error:  # StopConsumer, too: it ends the consumer
             self.error = error
             if self.receiving:
                 self.thrown = True
                 gevent.kill(self.greenlet, error)
-        else:
-            self.deliveries.add(self._hand_over)  # there may be more
+
+    def _hand_over_messages(self, *taken: Event) -> None:
+        """Hand over these, and those that wait, up to `AT_ONCE`."""
+        for message in taken:
+            self._dispatch(message)
+        for _ in range(AT_ONCE):
+            if self.over or (following := self.next_message()) is None:
+                self.due = False
+                return
+            self._dispatch(following)
+        self.deliveries.add(self._hand_over)  # there may be more
+
+    def _hand_over_together(self, *taken: Event) -> None:
+        """The same; what the handlers send goes out in one piece, unless one of them waits."""
+        server = getattr(self.bridge.blocking_send, "__self__", None)
+        if not hasattr(server, "hold"):
+            self._hand_over_messages(*taken)
+            return
+        held = _Held(server)
+        self.deliveries.before_waiting = held.let_go
+        try:
+            self._hand_over_messages(*taken)
+        finally:
+            self.deliveries.before_waiting = None
+            held.let_go()
+            if not held.written:  # the peer does not read as fast: its consumer waits
+                with self.turn:
+                    self._finish_send(server)
+
+    def _finish_send(self, server: Any) -> None:
+        try:
+            server.finish_send()
+        except Disconnected:
+            self.over = True
+            raise
+
+
+class _Held:
+    """What our own server holds back until `let_go()`."""
+
+    __slots__ = ("_server", "written")
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self.written = True
+        server.hold()
+
+    def let_go(self) -> None:
+        """Begin to write it; `written` says whether that is all. Once; never blocks or raises."""
+        server, self._server = self._server, None
+        if server is not None:
+            try:
+                self.written = server.let_go()
+            except Disconnected:
+                self.written = False  # `finish_send` says so
 
 
 def _listen(layer: Any, channel: str, conversation: _Conversation) -> Callable[[], Awaitable[None]]:

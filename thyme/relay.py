@@ -84,7 +84,9 @@ class Relay:
         half = desk.begin(scope)
         output, room = Bell(), Bell()
         half.ring_output, half.ring_room = output.set, room.set
-        half.begin = getattr(getattr(send, "__self__", None), "begin_send", None)
+        server = getattr(send, "__self__", None)
+        half.begin = getattr(server, "begin_send", None)
+        half.hold, half.end_hold = getattr(server, "hold", None), getattr(server, "let_go", None)
         half.from_peer(receive())
         forwarder = gevent.spawn(_forward, half, receive, room)
         try:

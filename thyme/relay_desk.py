@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -142,6 +142,10 @@ class Desk:
                 self._end_link(link)
             self.end.post(Address.parse(sender), link.farewell())
             return
+        self.entries(link, heard)
+
+    def entries(self, link: Link, heard: Sequence[list[Any]]) -> None:
+        """Deal with a batch."""
         for entry in heard:
             self.entry(link, entry)
 
@@ -258,6 +262,7 @@ class RelayDesk(Desk):
         self._pending: dict[int, tuple[float, float]] = {}  # when asked, when to give up
         self._queues: dict[int, Queue] = {}
         self._looking = False
+        self._gathering: list[Relayed] | None = None  # those that hold something back
 
     def begin(self, scope: Scope) -> Relayed:
         """A connection has come. Give it the peer's first event, then `open` it."""
@@ -343,6 +348,14 @@ class RelayDesk(Desk):
 
     # -- what workers say
 
+    def entries(self, link: Link, heard: Sequence[list[Any]]) -> None:
+        """Deal with a batch; what it says to one peer goes out in one piece."""
+        self._gathering = [] if len(heard) > 1 else None
+        super().entries(link, heard)
+        gathering, self._gathering = self._gathering, None
+        for half in gathering or ():
+            half.let_go()
+
     def entry(self, link: Link, entry: list[Any]) -> None:
         """Deal with one entry of a batch."""
         connections, kind, *what = entry
@@ -351,7 +364,7 @@ class RelayDesk(Desk):
             weight = weigh(event)
             for number in connections:
                 if (found := link.connections.get(number)) is not None:
-                    found[0].event(found[1], event, weight, once)
+                    found[0].event(found[1], event, weight, once, self._gathering)
             return
         number = connections[0]
         if kind == HELLO:

@@ -112,9 +112,14 @@ class Attempt:
 
 
 class Relayed:
-    """The server's half. `begin(event)`, if given, writes as far as it goes without blocking."""
+    """The server's half. `begin(event)`, if given, writes as far as it goes without blocking.
+
+    With `hold()` it holds messages back until `end_hold()`, which does what `begin` would have.
+    """
 
     begin: Callable[[Event], bool] | None = None
+    hold: Callable[[], None] | None = None
+    end_hold: Callable[[], bool] | None = None
 
     def __init__(self, scope: Scope, stream: str, window: Window) -> None:
         self.type: str = scope["type"]
@@ -135,6 +140,7 @@ class Relayed:
         self._outflow = Outflow(window)  # counts what is in _events
         self._inflow = Inflow(window)
         self._idle = True
+        self._held: list[int] | None = None  # weights of events that were begun, and held back
         self._begun = False  # the peer is being answered: accepted, or the response begun
         self._note: bytes | None = None
         self._once: dict[str, int] = {}
@@ -206,8 +212,18 @@ class Relayed:
 
     # -- from the worker
 
-    def event(self, attempt: Attempt, event: Event, weight: int, once: Any) -> None:
-        """The application has sent something."""
+    def event(
+        self,
+        attempt: Attempt,
+        event: Event,
+        weight: int,
+        once: Any,
+        gathering: list[Relayed] | None = None,
+    ) -> None:
+        """The application has sent something.
+
+        With `gathering` there may be more in the same batch: what is held back is added to it.
+        """
         if self.over or not self._speaks(attempt):
             return
         kind = event["type"]
@@ -225,7 +241,32 @@ class Relayed:
         if once is not None and self._said_before(once):
             self._dealt_with(weight)
         else:
+            if gathering is not None and self._held is None and self._may_hold(event):
+                gathering.append(self)
             self._deliver(event, weight)
+
+    def _may_hold(self, event: Event) -> bool:
+        if self.hold is None or not self._idle or event["type"] != "websocket.send":
+            return False
+        self.hold()
+        self._held = []
+        return True
+
+    def let_go(self) -> None:
+        """The batch is at its end: write what was held back."""
+        held, self._held = self._held, None
+        if held is not None and self.end_hold is not None:
+            try:
+                self._written(self.end_hold(), held)
+            except Disconnected:  # the peer's disconnect is on its way to the worker
+                self._written(True, held)
+
+    def _written(self, whole: bool, weights: list[int]) -> None:
+        if whole:
+            for weight in weights:
+                self._dealt_with(weight)
+        elif weights:
+            self._put_out({**FINISH, "weights": weights})
 
     def _speaks(self, attempt: Attempt) -> bool:
         """Whether it may speak to the peer: one that leaves may, until its successor does."""
@@ -254,17 +295,24 @@ class Relayed:
         if "headers" in event:
             event["headers"] = pairs(event["headers"])
         if self._idle and self.begin is not None and event["type"] in BEGUN_AT_ONCE:
-            try:
-                if self.begin(event):
-                    self._dealt_with(weight)
-                    return
-            except Disconnected:  # the peer's disconnect is on its way to the worker
-                self._dealt_with(weight)
-                return
-            except Exception as error:
-                self._fail(error)
-                return
-            event = {**FINISH, "weight": weight}
+            self._begin(self.begin, event, weight)
+        else:
+            self._put_out(event)
+
+    def _begin(self, begin: Callable[[Event], bool], event: Event, weight: int) -> None:
+        try:
+            whole = begin(event)
+        except Disconnected:  # the peer's disconnect is on its way to the worker
+            whole = True
+        except Exception as error:
+            self._fail(error)
+            return
+        if whole and self._held is not None:
+            self._held.append(weight)
+        else:
+            self._written(whole, [weight])
+
+    def _put_out(self, event: Event) -> None:
         self._idle = False
         self.outgoing.append(event)
         self.ring_output()
@@ -282,7 +330,8 @@ class Relayed:
 
     def sent(self, event: Event) -> None:
         """The peer has taken it, or never will."""
-        self._dealt_with(event.get("weight") or weigh(event))
+        for weight in event.get("weights") or (weigh(event),):
+            self._dealt_with(weight)
 
     def _dealt_with(self, weight: int) -> None:
         if self._inflow.dealt_with(weight) and self.attempt is not None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -57,7 +58,7 @@ class Batch:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.size = 0
-        self._index: dict[Any, int] = {}
+        self._index: dict[Any, list[int]] = {}
         self._last: dict[int, int] = {}
 
     def add(self, connection: int, kind: str, *what: Any) -> None:
@@ -68,15 +69,17 @@ class Batch:
 
     def add_shared(self, connection: int, key: Any, event: Event, once: Any) -> None:
         """The same for an event that others may get, too; equal events have equal keys."""
-        place = self._index.get(key)
+        places = self._index.setdefault(key, [])
         # Behind all that was said on this connection so far, or order would be lost.
-        if place is not None and self._last.get(connection, -1) < place:
+        behind = bisect_right(places, self._last.get(connection, -1))
+        if behind < len(places):
+            place = places[behind]
             entry = self.entries[place]
             if entry[2] == event:
                 entry[0].append(connection)
                 self._last[connection] = place
                 return
-        self._index[key] = len(self.entries)
+        places.append(len(self.entries))
         self.add(connection, EVENT, event, once)
 
 

@@ -64,3 +64,45 @@ class ReadyPeer(Peer):
 
     def receive_now(self) -> Any:
         return self.incoming.get_nowait() if self.incoming.qsize() else None
+
+
+class HoldingPeer(Peer):
+    """A server's half that can hold messages back, as our own server's can.
+
+    `pieces` has the texts that went out together, for each time that something went out.
+    """
+
+    def __init__(self, application: EsqueApplication, scope: dict[str, Any], *events: Any) -> None:
+        self.held: list[Any] | None = None
+        self.pieces: list[list[str]] = []
+        super().__init__(application, scope, *events)
+
+    def _send(self, event: Any) -> None:
+        if event["type"] != "websocket.send":
+            super()._send(event)
+        elif not self.begin_send(event):
+            self.finish_send()
+
+    def begin_send(self, event: Any) -> bool:
+        if self.held is None:
+            self._write([event])
+        else:
+            self.held.append(event)
+        return True
+
+    def finish_send(self) -> None:
+        raise AssertionError("all was taken at once")
+
+    def hold(self) -> None:
+        self.held = []
+
+    def let_go(self) -> bool:
+        held, self.held = self.held or [], None
+        self._write(held)
+        return True
+
+    def _write(self, events: list[Any]) -> None:
+        if events:
+            self.pieces.append([event["text"] for event in events])
+        for event in events:
+            super()._send(event)

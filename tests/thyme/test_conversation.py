@@ -15,6 +15,7 @@ from websockets.frames import Opcode
 
 from tests.thyme.serving import KEY, Browser, Peer, body, echo, eventually, serving, start
 from thyme.application import Disconnected, Event, Receive, Scope, Send
+from thyme.conversation import HELD_BYTES
 from thyme.errors import ApplicationError
 
 UPGRADE = (
@@ -289,6 +290,62 @@ def test_wrong_events_before_accept_say_what_was_expected(event: Event) -> None:
     with serving(application) as server, Browser(server) as browser:
         assert browser.closed() == (1000, "")
     assert "expected" in errors[0]
+
+
+def test_messages_that_are_held_back_go_out_in_one_piece_and_in_order() -> None:
+    sent: list[int] = []
+
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        conversation: Any = send.__self__  # type: ignore[attr-defined]
+        send(ACCEPT)
+        for hold in (conversation.hold, conversation.let_go):
+            hold()
+            sent.append(conversation.stream.sent)
+            send(message("a"))
+            send(message("b"))
+            sent.append(conversation.stream.sent)
+        receive()
+        receive()
+
+    with serving(application) as server, Browser(server) as browser:
+        assert [browser.hear() for _ in range(4)] == ["a", "b", "a", "b"]
+    opened, held, let_go, written = sent
+    assert held == opened
+    assert let_go - held == written - let_go == 2 * len(b"\x81\x01a")
+
+
+def test_not_more_than_a_little_is_held_back() -> None:
+    sent: list[int] = []
+
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        conversation: Any = send.__self__  # type: ignore[attr-defined]
+        send(ACCEPT)
+        conversation.hold()
+        for _ in range(3):
+            send(message("x" * (HELD_BYTES - 1)))
+            sent.append(conversation.stream.sent)
+        conversation.let_go()
+        receive()
+        receive()
+
+    with serving(application) as server, Browser(server) as browser:
+        assert [len(browser.hear()) for _ in range(3)] == [HELD_BYTES - 1] * 3
+    assert sent[1] - sent[0] > 2 * (HELD_BYTES - 1)
+    assert sent[2] == sent[1]
+
+
+def test_a_close_follows_what_was_held_back() -> None:
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        conversation: Any = send.__self__  # type: ignore[attr-defined]
+        send(ACCEPT)
+        conversation.hold()
+        send(message("a"))
+        send({"type": "websocket.close", "code": 4001})
+        assert conversation.let_go()
+
+    with serving(application) as server, Browser(server) as browser:
+        assert browser.hear() == "a"
+        assert browser.closed() == (4001, "")
 
 
 # The end.

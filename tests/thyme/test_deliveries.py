@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from socket import socketpair
+
 import gevent
 import pytest
 from django.db.utils import ConnectionHandler
@@ -74,6 +76,54 @@ def test_the_hub_has_its_turn_while_much_is_due(monkeypatch):
     deliveries.add(again)
     gevent.spawn(other)
     done.wait()
+
+
+def test_sockets_are_looked_at_while_much_is_due(monkeypatch):
+    """Greenlets that follow each other at once would keep the hub from its sockets."""
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(module, "SHORT_TURN_SECONDS", 0.0)
+    deliveries, calls, done = Deliveries(), [], Event()
+    here, there = socketpair()
+    with here, there:
+        there.send(b"x")
+        watcher = gevent.get_hub().loop.io(here.fileno(), 1)
+        seen: list[int] = []
+        watcher.start(lambda: seen.append(len(calls)))
+        for _ in range(100):
+            deliveries.add(lambda: calls.append(1))
+        deliveries.add(done.set)
+        done.wait()
+        watcher.close()
+    assert len(seen) > 50
+
+
+def test_who_was_due_has_few_short_turns_and_longer_ones_then(monkeypatch):
+    """Else more and more would come for those who wait, and their channels would overflow."""
+    monkeypatch.setattr(module, "SHORT_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(module, "TURN_SECONDS", 60.0)
+    deliveries, done, turns = Deliveries(), Event(), []
+    for _ in range(100):
+        deliveries.add(lambda: turns.append(gevent.getcurrent()))
+    deliveries.add(done.set)
+    done.wait()
+    assert len(set(turns)) == module.ROUNDS + 1
+
+
+def test_somebody_is_told_once_before_a_call_waits():
+    deliveries, told, gate, done = Deliveries(), [], Event(), Event()
+
+    def waits() -> None:
+        deliveries.before_waiting = lambda: told.append(1)
+        assert told == []
+        gevent.sleep(0)
+        gevent.sleep(0)
+        gate.set()
+
+    deliveries.add(waits)
+    gate.wait()
+    deliveries.add(done.set)
+    done.wait()
+    assert told == [1]
 
 
 def test_what_becomes_due_in_a_call_is_called():

@@ -14,7 +14,7 @@ from gredis.messages import unpack
 from gredis.names import Address
 from tests.conftest import RedisServer
 from tests.gredis.test_gevent_driver import die
-from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
+from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, HoldingPeer, Peer
 from thyme import relay as relay_module
 from thyme import relay_half, relay_messages
 from thyme.application import Disconnected, EsqueApplication
@@ -421,3 +421,22 @@ def test_what_was_sent_once_is_not_sent_again(server, start):
     events = Peer(server, WEBSOCKET, CONNECT).end()
     texts = [event["text"] for event in events[1:]]
     assert texts == ["['a', 1]", "['b', 1]", "['a', 2]"]
+
+
+def test_what_a_worker_says_at_once_to_a_peer_goes_out_in_one_piece(server, start):
+    def application(scope, receive, send):
+        send({"type": "websocket.accept"})
+        while receive()["type"] != "websocket.receive":
+            pass
+        for text in "abcd":
+            send({"type": "websocket.send", "text": text})
+        receive()
+
+    start(application)
+    peer = HoldingPeer(server, WEBSOCKET, CONNECT)
+    assert peer.next()["type"] == "websocket.accept"
+    peer.say("x")
+    assert [peer.next()["text"] for _ in range(4)] == ["a", "b", "c", "d"]
+    assert peer.pieces == [["a", "b", "c", "d"]]
+    peer.leave()
+    peer.end()

@@ -296,6 +296,66 @@ def test_handlers_of_messages_overlap_when_they_wait(ways):
     )
 
 
+def test_who_says_much_at_once_hears_it_meanwhile_and_all_of_it(ways):
+    """More lines than a channel holds: its messages have their turn between those of the socket."""
+    heard = ways.both("""
+        class Room(WebsocketConsumer):
+            def connect(self):
+                async_to_sync(self.channel_layer.group_add)("room", self.channel_name)
+                self.accept()
+            def receive(self, text_data=None, bytes_data=None):
+                message = {"type": "room.line", "text": text_data}
+                async_to_sync(self.channel_layer.group_send)("room", message)
+            def room_line(self, event):
+                self.send(text_data=event["text"])
+        peer = Peer(serve(Room), WEBSOCKET, CONNECT)
+        peer.next()
+        for number in range(300):
+            peer.say(str(number))
+        print(*(peer.next()["text"] for number in range(300)))
+        peer.leave()
+        peer.end()
+    """)
+    assert heard.split() == [str(number) for number in range(300)]
+
+
+TOGETHER = """
+    from gredis import GredisChannelLayer
+    from gredis.names import Address
+    layer = channel_layers.backends["default"] = GredisChannelLayer("{url}")
+    names = []
+    class Room(WebsocketConsumer):
+        def connect(self):
+            names.append(self.channel_name)
+            self.accept()
+        def room_line(self, event):
+            self.send(text_data=event["text"])
+            if event["text"] == "{waits}":
+                gevent.sleep(0)
+                print(peer.pieces)
+    peer = HoldingPeer(serve(Room), WEBSOCKET, CONNECT)
+    peer.next()
+    for text in "abcd":
+        layer.crossbar.unicast_soon(Address.parse(names[0]), {{"type": "room.line", "text": text}})
+    while sum(map(len, peer.pieces)) < 4:
+        gevent.sleep(0)
+    print(peer.pieces)
+    peer.leave()
+    peer.end()
+    layer.crossbar.close()
+"""
+
+
+def test_what_is_sent_for_messages_that_came_together_goes_out_in_one_piece(ways, redis_server):
+    printed = ways.short(TOGETHER.format(url=redis_server.url, waits="nobody"))
+    assert printed == "[['a', 'b', 'c', 'd']]"
+
+
+def test_what_was_sent_before_a_handler_waits_is_not_held_back(ways, redis_server):
+    printed = ways.short(TOGETHER.format(url=redis_server.url, waits="b"))
+    assert printed.splitlines() == ["[['a', 'b']]", "[['a', 'b'], ['c'], ['d']]"]
+
+
 def test_context_variables_that_a_handler_sets_are_seen_by_all_later_handlers(ways):
     assert (
         ways.both("""
