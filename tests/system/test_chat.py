@@ -111,7 +111,7 @@ def test_who_closes_the_page_leaves_its_rooms(places, enter, new_room):
         meet(room, alice, bob)
     bob.close()
     notices = [alice.hear(), alice.hear()]
-    assert sorted(notices, key=lambda notice: notice["room"]) == [left(r, "bob") for r in rooms]
+    assert sorted(notices, key=lambda notice: int(notice["room"])) == [left(r, "bob") for r in rooms]
 
 
 def test_who_vanishes_without_a_word_leaves_its_rooms(places, enter, room):
