@@ -83,25 +83,17 @@ class GeventDriver:
     def _hold(self, place: str, theirs: str, desk: Desk) -> None:
         host, _, port = place.rpartition(":")
         try:
-            with gevent.Timeout(GREETING_SECONDS, OSError("no answer")):
-                connected = socket.create_connection((host, int(port)))
-        except OSError as error:
-            self._failed(place, theirs, desk, error)
-            return
-        try:
-            with gevent.Timeout(GREETING_SECONDS, OSError("no answer")):
+            limit = gevent.Timeout(GREETING_SECONDS, OSError("no answer"))
+            with limit, socket.create_connection((host, int(port))) as connected:
                 connected.sendall(f"{theirs} {desk.end.inbox}\n".encode())
                 if _line(connected) != "yes":
                     raise OSError("somebody else answers there")
+                limit.close()
+                _wait_for_end(connected)
         except OSError as error:
-            connected.close()
             self._failed(place, theirs, desk, error)
-            return
-        try:
-            _wait_for_end(connected)
-        finally:
-            connected.close()
-        desk.lifeline_ended(theirs, lambda: self.hold(place, theirs, desk))
+        else:
+            desk.lifeline_ended(theirs, lambda: self.hold(place, theirs, desk))
 
     def _failed(self, place: str, theirs: str, desk: Desk, error: Exception) -> None:
         """Perhaps because that process has died by now."""
