@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -21,11 +22,12 @@ from typing import Any
 
 import gevent
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from gevent import monkey
 from gevent.event import AsyncResult
 from gevent.hub import Waiter
 
 from thyme.application import ASGI3Application, EsqueApplication, Event, Receive, Scope, Send
-from thyme.executors import SerialExecutor
+from thyme.executors import ConnectionExecutor, SerialExecutor
 from thyme.loop import HubLoop, shared_loop
 
 BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
@@ -139,12 +141,12 @@ class Bridge:
 
     def _begin(self) -> None:
         if not self._over:
-            self._task = self.loop.create_task(self._main())
+            self._task = self.loop.create_task(self._main(), context=_beginning())
             self._task.add_done_callback(self._end)
 
     async def _main(self) -> None:
-        async with ThreadSensitiveContext(executor=self._executor):
-            await self.application(self.scope, self.receive, self.send)
+        ConnectionExecutor.current.set(self._executor)
+        await self.application(self.scope, self.receive, self.send)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         if self._reading:
@@ -154,10 +156,9 @@ class Bridge:
 
     def _end_executor(self) -> None:
         """Close what is open in its greenlet, and end it: a pool would miss the connection."""
-        database = sys.modules.get("django.db")
-        with contextlib.suppress(RuntimeError):  # it has been killed
-            if database is not None and self._executor.greenlet is not None:
-                self._executor.submit(database.connections.close_all)
+        if self._executor.greenlet is not None and (django := sys.modules.get("django.db")):
+            with contextlib.suppress(RuntimeError):  # it has been killed
+                self._executor.submit(django.connections.close_all)
         self._executor.shutdown(wait=False)
 
     # Sending.
@@ -253,6 +254,23 @@ class Bridge:
 
 def _nothing() -> None:
     """There is never an event here already: somebody else's `receive` can only block."""
+
+
+def _beginning() -> contextvars.Context:
+    """A copy of this thread's context in which asgiref runs synchronous code in our executors.
+
+    To enter asgiref's context anew would cost as much as a fourth of a small request.
+    """
+    entered: contextvars.Context | None = getattr(_of_this_thread, "entered", None)
+    if entered is None:
+        entered = _of_this_thread.entered = contextvars.Context()
+        entering = ThreadSensitiveContext(executor=ConnectionExecutor()).__aenter__()
+        with contextlib.suppress(StopIteration):  # it awaits nothing
+            entered.run(entering.send, None)
+    return entered.copy()
+
+
+_of_this_thread = monkey.get_original("_thread", "_local")()
 
 
 def on_loop(loop: HubLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -29,7 +29,7 @@ from channels.utils import await_many_dispatch as stock_dispatch
 from thyme.application import Event
 from thyme.bridge import Bridge
 from thyme.deliveries import close_old_connections, used_database
-from thyme.executors import SerialExecutor
+from thyme.executors import ConnectionExecutor, SerialExecutor
 
 TURN = 32
 """Events that are handled without a pause while more are there; then other tasks have theirs."""
@@ -121,4 +121,4 @@ def _executor() -> SerialExecutor | None:
         return None
     context = SyncToAsync.thread_sensitive_context.get(None)
     executor = SyncToAsync.context_to_thread_executor.get(context) if context else None
-    return executor if isinstance(executor, SerialExecutor) else None
+    return executor.current.get() if isinstance(executor, ConnectionExecutor) else None

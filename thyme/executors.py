@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextvars import ContextVar
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import gevent
 from gevent.queue import SimpleQueue
@@ -101,6 +102,23 @@ class SerialExecutor(Executor):
             self.greenlet.join()
 
 
+class ConnectionExecutor(Executor):
+    """The `SerialExecutor` of whichever connection asks: in whose context that is done.
+
+    So asgiref can be told once, and not for each connection, where synchronous code is to run.
+    """
+
+    current: ClassVar[ContextVar[SerialExecutor]] = ContextVar("current")
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        """As `SerialExecutor.submit`."""
+        return self.current.get().submit(fn, *args, **kwargs)
+
+    def start(self, outcome: Outcome, call: Callable[[], Any]) -> None:
+        """As `SerialExecutor.start`."""
+        self.current.get().start(outcome, call)
+
+
 class GreenletExecutor(Executor):
     """A greenlet per job, all at the same time: a loop's default executor in a patched process."""
 
@@ -127,3 +145,7 @@ class GreenletExecutor(Executor):
         self._closed = True
         if wait:
             gevent.joinall(list(self._greenlets))
+
+
+OURS = (SerialExecutor, ConnectionExecutor, GreenletExecutor)
+"""Those that can report to something lighter than a `concurrent.futures.Future`."""

@@ -33,7 +33,7 @@ from typing import Any
 import gevent
 from gevent import getcurrent, monkey
 
-from thyme.executors import GreenletExecutor, SerialExecutor
+from thyme.executors import OURS, GreenletExecutor
 from thyme.selector import HubSelector
 
 State = tuple[asyncio.AbstractEventLoop | None, asyncio.Task[Any] | None, tuple[Any, ...], int]
@@ -198,7 +198,7 @@ class HubLoop(_Base):
                 self._default_executor = GreenletExecutor()
             executor = self._default_executor
             self._check_default_executor()
-        if not isinstance(executor, SerialExecutor | GreenletExecutor):
+        if not isinstance(executor, OURS):
             future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
             return future
         self._check_closed()
