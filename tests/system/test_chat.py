@@ -111,7 +111,8 @@ def test_who_closes_the_page_leaves_its_rooms(places, enter, new_room):
         meet(room, alice, bob)
     bob.close()
     notices = [alice.hear(), alice.hear()]
-    assert sorted(notices, key=lambda notice: int(notice["room"])) == [left(r, "bob") for r in rooms]
+    notices.sort(key=lambda notice: int(notice["room"]))
+    assert notices == [left(room, "bob") for room in rooms]
 
 
 def test_who_vanishes_without_a_word_leaves_its_rooms(places, enter, room):
