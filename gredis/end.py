@@ -61,7 +61,7 @@ class Line(ABC):
             capacity=end.capacity,
             now=lambda: int(time.monotonic() * 1000),
         )
-        self._suspects: set[str] = set()
+        self._suspects: dict[str, Any] = {}  # the timers after which they are asked for
         self._refusal = ""
         self._limit: Any = None
 
@@ -95,13 +95,20 @@ class Line(ABC):
 
     def _suspect(self, inbox: str) -> None:
         if inbox not in self._suspects and not self.end.leaving:
-            self._suspects.add(inbox)
-            self.end.later(GRACE, lambda: self._confirm(inbox))
+            self._suspects[inbox] = self.end.later(GRACE, lambda: self._confirm(inbox))
 
     def _confirm(self, inbox: str) -> None:
-        self._suspects.discard(inbox)
+        self._suspects.pop(inbox, None)
         if not self.end.leaving:
             self.session.confirm(inbox)
+
+    def cancel_timers(self) -> None:
+        """The crossbar has been closed: nothing of it shall keep a process from ending."""
+        for timer in [*self._suspects.values(), self._limit]:
+            if timer is not None:
+                self.end.cancel(timer)
+        self._suspects.clear()
+        self._limit = None
 
     def refused(self, error: GredisError) -> None:
         """The other side does not want us: whoever waits is told, and the log once."""
@@ -302,6 +309,7 @@ class End(ABC):
         for line in self.lines:
             line.stop()
             line.session.fail_all(Closed("this crossbar has been closed"))
+            line.cancel_timers()
 
 
 _ends: weakref.WeakSet[End] = weakref.WeakSet()

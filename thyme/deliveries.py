@@ -30,7 +30,7 @@ from thyme.loop import shared_loop
 TURN_SECONDS = 0.005
 """After so long the hub has a round: sockets are polled, others run. As gevent's own callbacks."""
 
-SHORT_TURN_SECONDS = 0.0005
+SHORT_TURN_SECONDS = 0.001
 """The same, when those whose turn it is have not had many rounds yet: see `ROUNDS`."""
 
 ROUNDS = 8

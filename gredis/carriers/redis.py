@@ -21,6 +21,10 @@ and each letter is pushed there the moment it is stored: nobody reads, nobody po
 one command in all. The stream is what makes pushes safe: after a cut connection a process fetches
 what it has missed, and the numbers tell what it has seen already.
 
+Who is killed cannot tidy up: others do, as soon as they send to it or learn that it has gone, or
+when they announce themselves. So what the last process leaves that is killed (none of it grows)
+stays until the next one comes.
+
 All changes are made by the scripts in `scripts/`, each one atomic and one command.
 Works with Redis 6.2 to 8 and Valkey. Taught in notebooks/08_gredis_on_redis.ipynb.
 Read next: `session.py`.

@@ -209,6 +209,23 @@ def test_the_watcher_of_a_killed_process_is_told_after_one_message(crossbar):
         mailbox.get()
 
 
+def test_no_timer_outlives_a_closed_crossbar(crossbar, monkeypatch):
+    sender, dead = crossbar(), crossbar()
+    later, timers = sender.later, []
+
+    def kept(seconds: float, function: Callable[[], None]) -> gevent.Greenlet:
+        timers.append(later(seconds, function))
+        return timers[-1]
+
+    monkeypatch.setattr(sender, "later", kept)
+    address = dead.mailbox().address
+    die(dead)
+    while not timers:  # until Redis has noticed, and the sender suspects
+        sender.unicast(address, "x")
+    sender.close()
+    assert [timer.dead for timer in timers] == [True]
+
+
 def test_a_new_process_finds_the_dead_and_everybody_is_told(crossbar, looking_in):
     server, worker = crossbar(), crossbar()
     mailbox = server.mailbox()
