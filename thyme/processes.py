@@ -61,6 +61,7 @@ class Processes:
         self._metrics: list[Any] = []
         self._children: list[Child] = []
         self._starting: list[Child] = []
+        self._leaving: gevent.Greenlet | None = None
         self._turn = Semaphore()
         self._stopping = False
         self.places: list[str] = []
@@ -96,7 +97,8 @@ class Processes:
             if self._stopping:
                 return  # the new ones were ended with the rest
             old, self._children = self._children, new
-        stop_in_turn([old])
+        self._leaving = gevent.spawn(stop_in_turn, [old])
+        self._leaving.join()
 
     def stop(self) -> None:
         """End all of them, in order: also those that are only just starting."""
@@ -104,6 +106,8 @@ class Processes:
         self.let_go()
         remove_sockets(self._config.binds)
         stop_in_turn([self._children + self._starting])
+        if self._leaving is not None:
+            self._leaving.join()  # or nobody would wait for those who were being replaced
 
     def let_go(self) -> None:
         """Close our copies of the sockets, which others may go on using."""

@@ -46,7 +46,7 @@ def test_a_chapter_has_its_figures_outputs_and_folded_solution(folder):
     assert tour.count("<svg") >= 3
     assert 'src="data:image/png;base64,' in tour
     assert "nothing left" in tour
-    assert re.search(r'<details class="solution">.*?letters_for_one_line.*?</details>', tour, re.S)
+    assert re.search(r'<details class="solution">.*?letters_to_the_room.*?</details>', tour, re.S)
     assert "<summary>Answer</summary>" in tour
 
 

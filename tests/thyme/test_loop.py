@@ -408,7 +408,6 @@ def test_a_loop_may_close_before_its_child_ends():
 
 SIGNALS = """
     import asyncio, os, signal, sys, threading
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has none
     async def main():
         loop, came = asyncio.get_running_loop(), asyncio.Event()
         loop.add_signal_handler(signal.SIGUSR1, came.set)
