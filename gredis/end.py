@@ -9,6 +9,7 @@ order. A process is announced to every host; it has one line to each.
 
 This file decides which host a call goes to and how long callers wait for a host that is away. It
 leaves connecting to the drivers. Read next: `drivers/gevent.py` beside `drivers/asyncio.py`.
+Taught in notebooks/14_under_load_and_shipping.ipynb.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ else they stay what they are: headers.
 
 Source: https://en.wikipedia.org/wiki/X-Forwarded-For; RFC 7239 5.2 and 7.4 for the reasoning
 ("any information in the field cannot be trusted" beyond the known proxies).
+Taught in notebooks/14_under_load_and_shipping.ipynb.
 """
 
 from __future__ import annotations

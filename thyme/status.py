@@ -9,6 +9,8 @@ either, and that is the point. Keep its bind on loopback, or behind a firewall: 
 An application adds its own figures with a method `metrics()` (families as in `tally.py`): the
 relay and Channels' layer know queue lengths and drops. With several processes each has a
 `Status` at a place of its own, and their parent a `Gathered` that asks them all.
+
+Taught in notebooks/14_under_load_and_shipping.ipynb.
 """
 
 from __future__ import annotations
