@@ -9,8 +9,9 @@ server. It knows nothing of either: ASGI events go in on one side and come out o
 This is the relay on gevent: two greenlets per connection wait, one for the peer and one for the
 worker. The same for any ASGI server on asyncio is `relay_asgi.py`. What both decide stands in
 files without waiting, to be read in this order: `relay_messages.py` (what crosses),
-`relay_window.py` (how much), `relay_link.py` (two processes), `relay_half.py` (one connection, and
-how it outlives its worker), `relay_desk.py` (all connections, and death).
+`relay_window.py` (how much), `relay_link.py` (two processes), `relay_output.py` and `relay_half.py`
+(one connection, and how it outlives its worker), `relay_process.py` (death) and `relay_desk.py`
+(all connections).
 
 Taught in notebooks/09_relay_and_workers.ipynb.
 Read next: `worker.py`.
@@ -26,18 +27,16 @@ from gevent.event import Event as Bell
 from gredis.drivers.gevent import GeventCrossbar, connect
 from gredis.status import metrics
 from thyme.application import Disconnected, Receive, Scope, Send
-from thyme.relay_desk import Queue, RelayDesk, RelayOptions
+from thyme.relay_desk import RelayDesk, RelayOptions
 from thyme.relay_gevent import GeventDriver
 from thyme.relay_half import Relayed
 from thyme.relay_messages import WorkerLost
-from thyme.relay_window import Window
+from thyme.relay_window import Queue, Window
 
 __all__ = ["Queue", "Relay", "Window", "WorkerLost"]
 
 CLOSE_SECONDS = 1.0
 """For the last words to be taken by the crossbar when the server has stopped."""
-
-CLOSE_PAUSE = 0.005
 
 
 class Relay:
@@ -62,7 +61,8 @@ class Relay:
         """Where the workers' letters arrive."""
         crossbar = self.crossbar
         if self._desk is None or self._desk.end is not crossbar:
-            self._desk = RelayDesk(crossbar, GeventDriver(), self.options)
+            self._driver = GeventDriver()
+            self._desk = RelayDesk(crossbar, self._driver, self.options)
         return self._desk
 
     def metrics(self) -> list[Any]:
@@ -72,9 +72,7 @@ class Relay:
     def close(self) -> None:
         """Leave the crossbar; the server calls this when it has stopped."""
         if self._desk is not None and not self._desk.end.closed:
-            with gevent.Timeout(CLOSE_SECONDS, False):
-                while not self._desk.quiet:
-                    gevent.sleep(CLOSE_PAUSE)
+            self._driver.wait_for_quiet(self._desk, CLOSE_SECONDS)
             self._desk.close()
         self.crossbar.close()
 
@@ -83,10 +81,11 @@ class Relay:
         desk = self.desk
         half = desk.begin(scope)
         output, room = Bell(), Bell()
-        half.ring_output, half.ring_room = output.set, room.set
+        half.output.ring, half.ring_room = output.set, room.set
         server = getattr(send, "__self__", None)
-        half.begin = getattr(server, "begin_send", None)
-        half.hold, half.end_hold = getattr(server, "hold", None), getattr(server, "let_go", None)
+        half.output.begin = getattr(server, "begin_send", None)
+        half.output.hold = getattr(server, "hold", None)
+        half.output.end_hold = getattr(server, "let_go", None)
         half.from_peer(receive())
         forwarder = gevent.spawn(_forward, half, receive, room)
         try:
@@ -103,7 +102,7 @@ def _carry(half: Relayed, send: Send, output: Bell) -> None:
     """Carry the worker's events to the peer, until there will be no more."""
     finish = getattr(getattr(send, "__self__", None), "finish_send", None)
     while True:
-        event = half.next_output()
+        event = half.output.next()
         if event is None:
             if half.over:
                 return
@@ -117,7 +116,7 @@ def _carry(half: Relayed, send: Send, output: Bell) -> None:
                 send(event)
         except Disconnected:
             pass  # the forwarder tells the worker, which ends the connection in its own time
-        half.sent(event)
+        half.output.sent(event)
 
 
 def _forward(half: Relayed, receive: Receive, room: Bell) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 from gredis.drivers.asyncio import AsyncioCrossbar, connect
 from thyme.application import Event, Scope
 from thyme.relay_asyncio import AsyncioDriver
-from thyme.relay_desk import Queue, RelayDesk, RelayOptions
+from thyme.relay_desk import RelayDesk, RelayOptions
 from thyme.relay_half import Relayed
 from thyme.relay_messages import WorkerLost
-from thyme.relay_window import Window
+from thyme.relay_window import Queue, Window
 
 __all__ = ["AsgiRelay", "Queue", "Window", "WorkerLost"]
 
@@ -29,8 +29,6 @@ Send = Callable[[Event], Awaitable[None]]
 CLOSE_SECONDS = 1.0
 """For the last words to be taken by the crossbar when the server has stopped."""
 
-CLOSE_PAUSE = 0.005
-
 
 class AsgiRelay:
     """An ASGI 3 application that runs each connection on a worker; arguments as `Relay` has."""
@@ -39,7 +37,7 @@ class AsgiRelay:
         self.url = url
         self.prefix = prefix
         self.options = RelayOptions(**options)
-        self._desks: dict[AsyncioCrossbar, RelayDesk] = {}
+        self._desks: dict[AsyncioCrossbar, tuple[RelayDesk, AsyncioDriver]] = {}
 
     @property
     def crossbar(self) -> AsyncioCrossbar:
@@ -53,18 +51,16 @@ class AsgiRelay:
         if crossbar not in self._desks:
             for ended in [end for end in self._desks if end.closed]:
                 del self._desks[ended]
-            self._desks[crossbar] = RelayDesk(crossbar, AsyncioDriver(), self.options)
-        return self._desks[crossbar]
+            driver = AsyncioDriver()
+            self._desks[crossbar] = RelayDesk(crossbar, driver, self.options), driver
+        return self._desks[crossbar][0]
 
     async def close(self) -> None:
         """Leave the crossbar of the running loop."""
         crossbar = self.crossbar
-        desk = self._desks.pop(crossbar, None)
-        if desk is not None:
-            for _ in range(int(CLOSE_SECONDS / CLOSE_PAUSE)):
-                if desk.quiet:
-                    break
-                await asyncio.sleep(CLOSE_PAUSE)
+        if crossbar in self._desks:
+            desk, driver = self._desks.pop(crossbar)
+            await driver.wait_for_quiet(desk, CLOSE_SECONDS)
             desk.close()
         await crossbar.close()
 
@@ -76,7 +72,7 @@ class AsgiRelay:
         desk = self.desk
         half = desk.begin(scope)
         output, room = asyncio.Event(), asyncio.Event()
-        half.ring_output, half.ring_room = output.set, room.set
+        half.output.ring, half.ring_room = output.set, room.set
         half.from_peer(await receive())
         forwarder = asyncio.create_task(_forward(half, receive, room))
         try:
@@ -101,7 +97,7 @@ class AsgiRelay:
 async def _carry(half: Relayed, send: Send, output: asyncio.Event) -> None:
     """Carry the worker's events to the peer, until there will be no more."""
     while True:
-        event = half.next_output()
+        event = half.output.next()
         if event is None:
             if half.over:
                 return
@@ -115,7 +111,7 @@ async def _carry(half: Relayed, send: Send, output: asyncio.Event) -> None:
         except RuntimeError:  # Uvicorn's word for an event after the peer has left
             if not half.gone:
                 raise
-        half.sent(event)
+        half.output.sent(event)
 
 
 async def _forward(half: Relayed, receive: Receive, room: asyncio.Event) -> None:

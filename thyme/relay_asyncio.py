@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Coroutine
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from gredis.location import KEEPALIVE
 
 if TYPE_CHECKING:
-    from thyme.relay_desk import Desk
+    from thyme.relay_process import Desk
 
 log = logging.getLogger("thyme.relay")
 
 GREETING_SECONDS = 5.0
 """For connecting and the one line."""
+
+ACCEPT_SECONDS = 1.0
+"""Pause after a failure to take one."""
 
 GREETING_BYTES = 200
 YES = b"yes\n"
@@ -44,6 +48,16 @@ class AsyncioDriver:
 
         reply.add_done_callback(done)
 
+    async def wait_for_quiet(self, desk: Desk, seconds: float) -> None:
+        """Wait until the desk has posted all that it has to say, at most so long."""
+        bell = asyncio.Event()
+        desk.ring_quiet = bell.set
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not desk.quiet:
+                    bell.clear()
+                    await bell.wait()
+
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
@@ -66,8 +80,13 @@ class AsyncioDriver:
     async def _accept(self, bound: socket.socket, desk: Desk) -> None:
         with bound:
             while True:
-                taken, _ = await self._loop.sock_accept(bound)
-                self._start(self._taken(taken, desk))
+                try:
+                    taken, _ = await self._loop.sock_accept(bound)
+                except OSError as error:  # no more open files, say
+                    log.warning("cannot take a lifeline: %s", error)
+                    await asyncio.sleep(ACCEPT_SECONDS)
+                else:
+                    self._start(self._taken(taken, desk))
 
     async def _taken(self, taken: socket.socket, desk: Desk) -> None:
         with taken:

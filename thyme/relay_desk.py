@@ -1,14 +1,7 @@
-"""The desks: where all that a process hears from the other half of the split arrives. No waiting.
+"""The desk of a process with a relay: finds a worker for each connection, and another when it dies.
 
-A process with a relay has a `RelayDesk`, a worker a `WorkerDesk` (`worker_desk.py`). A desk is one
-local of the process's crossbar. It keeps the links, gives each half what is said to it, and finds
-out who is dead. Both are used on gevent and on asyncio; a `Driver` says how things are done there.
-
-How the death of a process is noticed at once, though nobody sends: by its *lifeline*, one idle
-connection between each two processes that have talked. The kernel closes it when either ends,
-however it ends. Then Redis is asked: if it, too, misses that process, it is dead. Where a lifeline
-cannot be had (a worker on another machine, and `lifeline` left on loopback), a death is noticed
-when somebody sends to the dead.
+What can be set of a relay stands here, too. What is the same for both desks, and how the dead are
+found: `relay_process.py`. No waiting here.
 
 Read next: `relay.py`, the relay on gevent.
 """
@@ -21,14 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from gredis.errors import Closed, GredisError
-from gredis.messages import pack, unpack
-from gredis.names import Address
+from gredis.errors import GredisError
+from gredis.messages import pack
 from thyme.application import Scope
 from thyme.relay_half import Attempt, Relayed
-from thyme.relay_link import AWAY_SECONDS, FULL_SECONDS, Link, LinkOver
+from thyme.relay_link import Link
 from thyme.relay_messages import (
     BACK,
     END,
@@ -41,190 +33,16 @@ from thyme.relay_messages import (
     VERSION,
     weigh,
 )
-from thyme.relay_window import WINDOW, Window
+from thyme.relay_process import DOUBTS, Desk, Driver
+from thyme.relay_window import HTTP, WEBSOCKET, WINDOW, Queue, Window
 
 log = logging.getLogger("thyme.relay")
-
-QUEUE_LETTERS = 1_000
-"""Connections that wait in one queue; above, the system is full: 503, or 1013."""
-
-QUEUE_SECONDS = 10.0
-"""Seconds that a connection waits for a worker: as long as one takes to start, or to restart."""
 
 HELLO_SECONDS = 1.0
 """Seconds until a worker that has been given a connection, and says nothing, may be dead."""
 
 LOOK_SECONDS = 0.25
 """Between two looks at those who wait; there is none while nobody does."""
-
-DOUBTS = (0.02, 0.1, 0.4)
-"""Seconds between questions about a process whose lifeline has ended: Redis may learn it later."""
-
-
-class Driver(Protocol):
-    """How a desk waits: it never does, it says what to call."""
-
-    def soon(self, function: Callable[[], None]) -> None:
-        """Call it at the end of this turn."""
-
-    def when_done(self, reply: Any, function: Callable[[Any, Exception | None], None]) -> None:
-        """Call it with the value or the error of a reply of the crossbar."""
-
-    def listen(self, host: str, desk: Desk) -> str | None:
-        """Take lifelines at an address of this host; the place to connect to."""
-
-    def hold(self, place: str, theirs: str, desk: Desk) -> None:
-        """Hold a lifeline to the process with that inbox."""
-
-    def close(self) -> None:
-        """Let go of all lifelines, and take none."""
-
-
-class Desk:
-    """What both desks do. `end`: the crossbar of this process or loop."""
-
-    def __init__(self, end: Any, driver: Driver) -> None:
-        self.end = end
-        self.driver = driver
-        self.address: Address = end.core.add(self._letter)
-        self.links: dict[str, Link] = {}
-        self._name = str(self.address)
-        end.core.watch_losses(lambda count: self._lost_letters())
-
-    # -- links
-
-    def link_to(self, desk: str) -> Link:
-        """The link to the desk with this address."""
-        link = self.links.get(desk)
-        if link is None:
-            address = Address.parse(desk)
-            made = Link(self._name, desk, lambda wire: self._post(made, address, wire), self.soon)
-            self.links[desk] = link = made
-            self.end.core.watch(link.inbox, self.gone)
-        return link
-
-    def soon(self, function: Callable[[], None]) -> None:
-        """Call it at the end of this turn."""
-        self.driver.soon(function)
-
-    def _post(self, link: Link, address: Address, wire: bytes) -> None:
-        try:
-            reply = self.end.post(address, wire)
-        except Closed:
-            return
-        self.driver.when_done(reply, lambda value, error: self._posted(link, value, error))
-
-    def _posted(self, link: Link, value: Any, error: Exception | None) -> None:
-        if error is None and value != b"FULL":
-            link.posted()
-        elif not (isinstance(error, Closed) or link.over):
-            link.refused()
-            self.end.later(FULL_SECONDS if error is None else AWAY_SECONDS, link.flush)
-
-    def _letter(self, body: bytes) -> None:
-        letter = unpack(body)
-        if isinstance(letter, dict):
-            self.old_version(letter)
-            return
-        _, sender, run, number, seen, entries = letter
-        if run == 0:
-            if sender in self.links:
-                self._end_link(self.links[sender])
-            return
-        link = self.links.get(sender)
-        fresh = link is None
-        if link is None:
-            link = self.link_to(sender)
-        try:
-            heard = link.hear(run, number, seen, entries, len(body))
-        except LinkOver:
-            if fresh:
-                self._end_link(link)
-            self.end.post(Address.parse(sender), link.farewell())
-            return
-        self.entries(link, heard)
-
-    def entries(self, link: Link, heard: Sequence[list[Any]]) -> None:
-        """Deal with a batch."""
-        for entry in heard:
-            self.entry(link, entry)
-
-    def entry(self, link: Link, entry: list[Any]) -> None:
-        """Deal with one entry of a batch."""
-        raise NotImplementedError
-
-    def old_version(self, letter: dict[str, Any]) -> None:
-        """A release that speaks another version says something."""
-
-    def _lost_letters(self) -> None:
-        for link in list(self.links.values()):
-            link.lost()
-
-    @property
-    def quiet(self) -> bool:
-        """Whether all has been posted."""
-        return all(link.quiet for link in self.links.values())
-
-    # -- death
-
-    def lifeline_ended(self, inbox: str, again: Callable[[], None], doubts: int = 0) -> None:
-        """The lifeline of that process has ended: is it dead? If not, call `again`."""
-        if self.end.closed or not self._knows(inbox):
-            return
-
-        def answered(value: Any, error: Exception | None) -> None:
-            if error is not None:
-                return
-            if value in (b"ABSENT", b"GONE"):
-                self.gone(inbox)
-            elif doubts < len(DOUBTS):
-                self.end.later(
-                    DOUBTS[doubts], lambda: self.lifeline_ended(inbox, again, doubts + 1)
-                )
-            else:
-                again()
-
-        self.driver.when_done(self.end.suspect(inbox), answered)
-
-    def _knows(self, inbox: str) -> bool:
-        return any(link.inbox == inbox for link in self.links.values())
-
-    def gone(self, inbox: str) -> None:
-        """That process is dead."""
-        for link in [link for link in self.links.values() if link.inbox == inbox]:
-            self._end_link(link)
-
-    def _end_link(self, link: Link) -> None:
-        if link.over:
-            return
-        link.over = True
-        self.links.pop(link.theirs, None)
-        self.end.core.unwatch(link.inbox, self.gone)
-        halves, link.connections = list(link.connections.values()), {}
-        for half in halves:
-            self.lost(half)
-
-    def lost(self, half: Any) -> None:
-        """The process that had the other half of this connection is dead."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Say nothing more, and hear nothing."""
-        self.driver.close()
-        self.end.core.remove(self.address.local)
-        for link in self.links.values():
-            link.over = True
-            self.end.core.unwatch(link.inbox, self.gone)
-        self.links.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """Where connections wait for a worker: `letters` at most, each for `seconds` at most."""
-
-    name: str
-    letters: int = QUEUE_LETTERS
-    seconds: float = QUEUE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +54,8 @@ class RelayOptions:
     connection; `lifeline`: the host to take lifelines at, which workers must reach; None for none.
     """
 
-    http: Queue = Queue("http")
-    websocket: Queue = Queue("websocket")
+    http: Queue = HTTP
+    websocket: Queue = WEBSOCKET
     choose: Callable[[Scope], Queue | None] = lambda scope: None
     window: Window = WINDOW
     lifeline: str | None = "127.0.0.1"
@@ -260,19 +78,17 @@ class RelayDesk(Desk):
         self._numbers = itertools.count(1)
         self._attempts: dict[int, tuple[Relayed, Attempt]] = {}
         self._pending: dict[int, tuple[float, float]] = {}  # when asked, when to give up
-        self._queues: dict[int, Queue] = {}
         self._looking = False
         self._gathering: list[Relayed] | None = None  # those that hold something back
 
     def begin(self, scope: Scope) -> Relayed:
         """A connection has come. Give it the peer's first event, then `open` it."""
-        half = Relayed(scope, f"{self.end.inbox}.{next(self._numbers)}", self.window)
-        self._queues[id(half)] = self._queue_of(scope)
-        return half
+        stream = f"{self.end.inbox}.{next(self._numbers)}"
+        return Relayed(scope, stream, self.window, self._queue_of(scope))
 
     def open(self, half: Relayed) -> None:
         """Give the connection to a worker that has room; it may wait for one."""
-        number, queue = next(self._numbers), self._queues[id(half)]
+        number, queue = next(self._numbers), half.queue
         attempt = half.begin_attempt(number)
         self._attempts[number] = half, attempt
         if self._lifeline is not None and self._place is None:
@@ -341,7 +157,6 @@ class RelayDesk(Desk):
     def end_of(self, half: Relayed) -> None:
         """The server has done with this connection."""
         half.abandon()
-        self._queues.pop(id(half), None)
         for attempt in (half.attempt, half.leaving):
             if attempt is not None:
                 self._forget(attempt)
@@ -354,7 +169,7 @@ class RelayDesk(Desk):
         super().entries(link, heard)
         gathering, self._gathering = self._gathering, None
         for half in gathering or ():
-            half.let_go()
+            half.output.let_go()
 
     def entry(self, link: Link, entry: list[Any]) -> None:
         """Deal with one entry of a batch."""
@@ -364,7 +179,10 @@ class RelayDesk(Desk):
             weight = weigh(event)
             for number in connections:
                 if (found := link.connections.get(number)) is not None:
-                    found[0].event(found[1], event, weight, once, self._gathering)
+                    try:
+                        found[0].event(found[1], event, weight, once, self._gathering)
+                    except Exception as error:  # of this connection, and none of the others'
+                        found[0].fail(error)
             return
         number = connections[0]
         if kind == HELLO:
@@ -378,7 +196,7 @@ class RelayDesk(Desk):
     def _hello(self, link: Link, number: int, version: int, window: list[int], _: Any) -> None:
         found = self._attempts.get(number)
         if found is None or number not in self._pending:
-            link.say(number, RELEASE)  # who asked has given up, or found another one
+            link.say(number, RELEASE, False)  # who asked has given up, or found another one
             return
         del self._pending[number]
         if not link.known:
@@ -423,8 +241,8 @@ class RelayDesk(Desk):
             if attempt.inbox == inbox and attempt.connection in self._pending:
                 self._give_up(half, attempt, 500, 1011, "Internal Server Error")
 
-    def lost(self, half: tuple[Relayed, Attempt]) -> None:
-        """Its worker is dead."""
+    def lost(self, half: tuple[Relayed, Attempt], alive: bool) -> None:
+        """Its worker is dead, or has thought so of us."""
         relayed, attempt = half
         self._forget(attempt)
         self._worker_died(relayed, attempt)
@@ -433,8 +251,19 @@ class RelayDesk(Desk):
         if half.died(attempt):
             self.open(half)
 
+    def forgotten(self) -> None:
+        """Redis has come back empty: a WebSocket that waited there shall wait there again.
+
+        A request may have begun just before, and must not be carried out twice: it waits in vain.
+        """
+        for number in list(self._pending):
+            half, attempt = self._attempts[number]
+            if half.type == "websocket":
+                self._forget(attempt)
+                self.open(half)
+
     def gone(self, inbox: str) -> None:
-        """That process is dead."""
+        """That process is dead, or taken for dead by all."""
         super().gone(inbox)
         for number in list(self._pending):
             half, attempt = self._attempts[number]

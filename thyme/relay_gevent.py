@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import socket
+from gevent.event import Event
 from gevent.server import StreamServer
 
 from gredis.location import KEEPALIVE
 
 if TYPE_CHECKING:
-    from thyme.relay_desk import Desk
+    from thyme.relay_process import Desk
 
 log = logging.getLogger("thyme.relay")
 
@@ -43,6 +44,15 @@ class GeventDriver:
     def when_done(self, reply: Any, function: Callable[[Any, Exception | None], None]) -> None:
         """Call it with the value or the error of a reply."""
         reply.rawlink(lambda done: function(done.value, done.exception))
+
+    def wait_for_quiet(self, desk: Desk, seconds: float) -> None:
+        """Block until the desk has posted all that it has to say, at most so long."""
+        bell = Event()
+        desk.ring_quiet = bell.set
+        with gevent.Timeout(seconds, False):
+            while not desk.quiet:
+                bell.clear()
+                bell.wait()
 
     # -- lifelines
 
@@ -82,22 +92,20 @@ class GeventDriver:
 
     def _hold(self, place: str, theirs: str, desk: Desk) -> None:
         host, _, port = place.rpartition(":")
-        try:
-            limit = gevent.Timeout(GREETING_SECONDS, OSError("no answer"))
-            with limit, socket.create_connection((host, int(port))) as connected:
-                connected.sendall(f"{theirs} {desk.end.inbox}\n".encode())
-                if _line(connected) != "yes":
-                    raise OSError("somebody else answers there")
-                limit.close()
-                _wait_for_end(connected)
-        except OSError as error:
-            self._failed(place, theirs, desk, error)
-        else:
-            desk.lifeline_ended(theirs, lambda: self.hold(place, theirs, desk))
-
-    def _failed(self, place: str, theirs: str, desk: Desk, error: Exception) -> None:
-        """Perhaps because that process has died by now."""
-        desk.lifeline_ended(theirs, lambda: self.warn(place, error))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as connected:
+            try:
+                with gevent.Timeout(GREETING_SECONDS, OSError("no answer")):
+                    connected.connect((host, int(port)))
+                    connected.sendall(f"{theirs} {desk.end.inbox}\n".encode())
+                    if _line(connected) != "yes":
+                        raise OSError("somebody else answers there")
+            except OSError as failure:
+                error = failure  # perhaps because that process has died by now
+                desk.lifeline_ended(theirs, lambda: self.warn(place, error))
+                return
+            _wait_for_end(connected)
+        desk.lifeline_ended(theirs, lambda: self.hold(place, theirs, desk))
 
     def warn(self, place: str, error: Exception) -> None:
         """Say once that deaths will be noticed late."""

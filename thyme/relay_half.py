@@ -1,9 +1,8 @@
 """The server's half of one connection: what its relay knows and decides. No I/O.
 
-Events of the peer go in (`from_peer`), events for the peer come out (`outgoing`, or straight
-through `begin`); what a worker says comes in by the methods named like its kinds of entry. Whoever
-waits is rung: `ring_output` when there is something for the peer or all is over, `ring_room` when
-the peer may be read again.
+Events of the peer go in (`from_peer`), events for the peer come out (`output`); what a worker says
+comes in by the methods named like its kinds of entry. Whoever waits is rung: `output.ring` when
+there is something for the peer or all is over, `ring_room` when the peer may be read again.
 
 An *attempt* is one worker at work on the connection. There is one, usually for good. A WebSocket
 that can be resumed gets another one when its worker stops or dies, here is the extension for it.
@@ -42,7 +41,7 @@ that can be resumed gets another one when its worker stops or dies, here is the 
     of those with the same stream and a number not above the last one, none is sent again to this
     peer. The server remembers that of the last `STREAMS` streams.
 
-Read next: `relay_desk.py`.
+Read next: `relay_process.py`.
 """
 
 from __future__ import annotations
@@ -52,26 +51,31 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from thyme.application import Disconnected, Event, Scope
+from thyme.application import Event, Scope
 from thyme.relay_link import Link
 from thyme.relay_messages import (
     DISCONNECTS,
     EVENT,
+    EVENT_BYTES,
     FAILED,
     NOTE_BYTES,
     OLDEST,
+    PIECE_BYTES,
     RELEASE,
     RESUME,
     STOPPED,
     TAKEN,
+    TOO_BIG,
     VERSION,
     WorkerLost,
     pairs,
+    pieces,
     plain_response,
     portable,
     weigh,
 )
-from thyme.relay_window import Inflow, Outflow, Window, narrower
+from thyme.relay_output import Output
+from thyme.relay_window import Inflow, Outflow, Queue, Window, narrower
 
 log = logging.getLogger("thyme.relay")
 
@@ -81,14 +85,11 @@ STREAMS = 256
 LIVES = 2
 """Workers that may die while they deal with the same line: it may be the line that kills them."""
 
-BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
-"""Events that our own server can begin to write without blocking."""
+OPENING_BYTES = 2 * PIECE_BYTES
+"""Bytes of the peer's events in an opening; the rest follows when a worker has taken it."""
 
 DENIAL = "websocket.http.response"
 """ASGI's extension for that."""
-
-FINISH: Event = {"type": "finish"}
-"""Stands for an event that has been begun, and waits for the peer."""
 
 
 class Attempt:
@@ -112,16 +113,10 @@ class Attempt:
 
 
 class Relayed:
-    """The server's half. `begin(event)`, if given, writes as far as it goes without blocking.
+    """The server's half."""
 
-    With `hold()` it holds messages back until `end_hold()`, which does what `begin` would have.
-    """
-
-    begin: Callable[[Event], bool] | None = None
-    hold: Callable[[], None] | None = None
-    end_hold: Callable[[], bool] | None = None
-
-    def __init__(self, scope: Scope, stream: str, window: Window) -> None:
+    def __init__(self, scope: Scope, stream: str, window: Window, queue: Queue) -> None:
+        self.queue = queue
         self.type: str = scope["type"]
         self.path = scope.get("path")
         self.attempt: Attempt | None = None
@@ -129,8 +124,7 @@ class Relayed:
         self.over = False
         self.gone = False  # the peer
         self.error: Exception | None = None
-        self.outgoing: deque[Event] = deque()
-        self.ring_output: Callable[[], None] = _nobody
+        self.output = Output(self._dealt_with, self.fail)
         self.ring_room: Callable[[], None] = _nobody
         self._scope = portable(scope)
         self._stream = stream
@@ -139,8 +133,6 @@ class Relayed:
         self._first = 1  # number of the first of them
         self._outflow = Outflow(window)  # counts what is in _events
         self._inflow = Inflow(window)
-        self._idle = True
-        self._held: list[int] | None = None  # weights of events that were begun, and held back
         self._begun = False  # the peer is being answered: accepted, or the response begun
         self._note: bytes | None = None
         self._once: dict[str, int] = {}
@@ -155,6 +147,13 @@ class Relayed:
 
     def from_peer(self, event: Event) -> None:
         """The peer has said something."""
+        if event["type"] == "websocket.receive" and weigh(event) > EVENT_BYTES:
+            self._too_big(event)
+            return
+        for piece in pieces(event):
+            self._tell(piece)
+
+    def _tell(self, event: Event) -> None:
         self.gone = event["type"] == DISCONNECTS[self.type]["type"]
         weight = weigh(event)
         self._events.append((event, weight))
@@ -163,6 +162,12 @@ class Relayed:
         if attempt is not None and attempt.link is not None:
             attempt.told += 1
             attempt.say(EVENT, event)
+
+    def _too_big(self, event: Event) -> None:
+        """Nobody can carry it: the peer is told so, and to the application it has left."""
+        self._tell({"type": "websocket.disconnect", "code": TOO_BIG})
+        reason = f"a message of {weigh(event)} bytes, at most {EVENT_BYTES} can be carried"
+        self.refuse(413, TOO_BIG, reason)
 
     # -- attempts
 
@@ -175,7 +180,8 @@ class Relayed:
 
     def opening(self, attempt: Attempt, sender: str, lifeline: str | None) -> dict[str, Any]:
         """What a worker has to know to take it."""
-        attempt.told = self._first + len(self._events)
+        events = self._first_events()
+        attempt.told = self._first + len(events)
         if self.type == "websocket":
             resume = {"note_bytes": NOTE_BYTES, "note": self._note}
             self._scope["extensions"][RESUME] = resume
@@ -185,13 +191,23 @@ class Relayed:
             "from": sender,
             "connection": attempt.connection,
             "scope": self._scope,
-            "events": [event for event, _ in self._events],
+            "events": events,
             "number": self._first,
             "stream": self._stream,
             "resumes": attempt.resumes,
             "window": [self._window.events, self._window.bytes],
             "lifeline": lifeline,
         }
+
+    def _first_events(self) -> list[Event]:
+        """Those that travel with an opening: it may have to wait in Redis, with many others."""
+        total, events = 0, []
+        for event, weight in self._events:
+            total += weight
+            if total > OPENING_BYTES:
+                break
+            events.append(event)
+        return events
 
     @property
     def resumable(self) -> bool:
@@ -241,32 +257,9 @@ class Relayed:
         if once is not None and self._said_before(once):
             self._dealt_with(weight)
         else:
-            if gathering is not None and self._held is None and self._may_hold(event):
+            if gathering is not None and self.output.may_hold(event):
                 gathering.append(self)
             self._deliver(event, weight)
-
-    def _may_hold(self, event: Event) -> bool:
-        if self.hold is None or not self._idle or event["type"] != "websocket.send":
-            return False
-        self.hold()
-        self._held = []
-        return True
-
-    def let_go(self) -> None:
-        """The batch is at its end: write what was held back."""
-        held, self._held = self._held, None
-        if held is not None and self.end_hold is not None:
-            try:
-                self._written(self.end_hold(), held)
-            except Disconnected:  # the peer's disconnect is on its way to the worker
-                self._written(True, held)
-
-    def _written(self, whole: bool, weights: list[int]) -> None:
-        if whole:
-            for weight in weights:
-                self._dealt_with(weight)
-        elif weights:
-            self._put_out({**FINISH, "weights": weights})
 
     def _speaks(self, attempt: Attempt) -> bool:
         """Whether it may speak to the peer: one that leaves may, until its successor does."""
@@ -276,7 +269,7 @@ class Relayed:
 
     def _take_over(self) -> None:
         if self.leaving is not None:
-            self.leaving.say(RELEASE)
+            self.leaving.say(RELEASE, True)
             self.leaving = None
 
     def _said_before(self, once: Any) -> bool:
@@ -293,45 +286,8 @@ class Relayed:
     def _deliver(self, event: Event, weight: int) -> None:
         self._begun = True
         if "headers" in event:
-            event["headers"] = pairs(event["headers"])
-        if self._idle and self.begin is not None and event["type"] in BEGUN_AT_ONCE:
-            self._begin(self.begin, event, weight)
-        else:
-            self._put_out(event)
-
-    def _begin(self, begin: Callable[[Event], bool], event: Event, weight: int) -> None:
-        try:
-            whole = begin(event)
-        except Disconnected:  # the peer's disconnect is on its way to the worker
-            whole = True
-        except Exception as error:
-            self._fail(error)
-            return
-        if whole and self._held is not None:
-            self._held.append(weight)
-        else:
-            self._written(whole, [weight])
-
-    def _put_out(self, event: Event) -> None:
-        self._idle = False
-        self.outgoing.append(event)
-        self.ring_output()
-
-    def next_output(self) -> Event | None:
-        """The next event for the peer, or None: wait to be rung, unless it is `over`.
-
-        Say `sent(event)` of each when the peer has taken it. One of type "finish" stands for one
-        that has been begun.
-        """
-        if self.outgoing:
-            return self.outgoing.popleft()
-        self._idle = True
-        return None
-
-    def sent(self, event: Event) -> None:
-        """The peer has taken it, or never will."""
-        for weight in event.get("weights") or (weigh(event),):
-            self._dealt_with(weight)
+            event = {**event, "headers": pairs(event["headers"])}
+        self.output.put(event, weight)
 
     def _dealt_with(self, weight: int) -> None:
         if self._inflow.dealt_with(weight) and self.attempt is not None:
@@ -393,11 +349,11 @@ class Relayed:
 
     def _finish(self) -> None:
         self.over = True
-        self.ring_output()
+        self.output.ring()
         self.ring_room()
 
-    def _fail(self, error: Exception) -> None:
-        """What the application sent cannot be sent: the server deals with that."""
+    def fail(self, error: Exception) -> None:
+        """What the worker said makes no sense to the peer: the server deals with that."""
         self.error = error
         self._finish()
 
@@ -410,15 +366,13 @@ class Relayed:
             return
         if self.type == "websocket" and not self._begun and DENIAL in self._scope["extensions"]:
             for event in plain_response(status, reason):
-                self.outgoing.append({**event, "type": f"websocket.{event['type']}"})
+                self.output.add({**event, "type": f"websocket.{event['type']}"})
         elif self.type == "websocket":
-            close = {"type": "websocket.close", "code": code, "reason": reason}
-            self.outgoing.append(close)
+            self.output.add({"type": "websocket.close", "code": code, "reason": reason})
         elif self._begun:
             self.error = WorkerLost(reason)  # too late for a status: the server cuts it off
         else:
-            self.outgoing.extend(plain_response(status, reason))
-        self._idle = False
+            self.output.add(*plain_response(status, reason))
         self._finish()
 
     def abandon(self) -> None:
@@ -428,7 +382,7 @@ class Relayed:
             if attempt is not None and not attempt.ended:
                 if not self.gone:
                     attempt.say(EVENT, DISCONNECTS[self.type])
-                attempt.say(RELEASE)
+                attempt.say(RELEASE, False)
 
 
 def _nobody() -> None:

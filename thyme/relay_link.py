@@ -3,18 +3,23 @@
 Many connections share one link. What they say within one turn of the hub travels as one batch, and
 an event that is meant for many of them (a line of chat in a room) stands in it once:
 
-    [VERSION, sender's desk, run, number, seen, [[[connection, …], kind, what …], …]]
+    [VERSION, sender's desk, run, receiver's run, number, seen,
+     [[[connection, …], kind, what …], …]]
 
 One batch at a time is on its way to the crossbar; what comes up meanwhile gathers. So batches grow
 with the load, order is kept, and a full inbox simply holds the next one back.
 
 Batches are numbered from 1, and kept until the other side has said ("seen", in any of its batches)
 that they came: a batch that comes twice is dropped, one that is missing (Redis has been killed,
-say, with letters on their way) is asked for again, with number 0 and no entries. "run" names this
-link: a process that was taken for dead, and comes back, is told ("run" 0) that its link is over.
+say, with letters on their way) is asked for again, with number 0 and no entries.
+
+A process that was taken for dead may come back: then one side has a link that the other has ended.
+So each end has a number of its own ("run"), and says with each batch to whose end it speaks (0:
+it has not heard it yet). What is meant for an end that is no more is answered with a farewell, run
+0, which names the run that has to end, too. Desks do that, see `relay_process.py`.
 
 Taught in notebooks/09_relay_and_workers.ipynb.
-Read next: `relay_half.py`.
+Read next: `relay_output.py`.
 """
 
 from __future__ import annotations
@@ -23,10 +28,10 @@ import itertools
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from gredis.messages import pack
+from gredis.messages import MAX_LETTER, pack
 from thyme.application import Event
 from thyme.relay_messages import EVENT, VERSION, weigh
 
@@ -34,6 +39,12 @@ Entry = list[Any]
 
 BATCH_BYTES = 512 * 1024
 """About so many bytes travel as one batch: few enough to let others' in between."""
+
+ENTRY_BYTES = 32
+"""What an entry counts for that is no event."""
+
+LETTER_BYTES = MAX_LETTER - 1024
+"""Bytes of a packed batch, with room for the name of its receiver."""
 
 SEEN_BATCHES = 32
 """Batches that came before their sender is told so, if we have nothing else to say."""
@@ -65,7 +76,7 @@ class Batch:
         """Say something on a connection."""
         self._last[connection] = len(self.entries)
         self.entries.append([[connection], kind, *what])
-        self.size += weigh(what[0]) if kind == EVENT else 32
+        self.size += _weight(self.entries[-1])
 
     def add_shared(self, connection: int, key: Any, event: Event, once: Any) -> None:
         """The same for an event that others may get, too; equal events have equal keys."""
@@ -75,7 +86,7 @@ class Batch:
         if behind < len(places):
             place = places[behind]
             entry = self.entries[place]
-            if entry[2] == event:
+            if entry[2:] == [event, once]:
                 entry[0].append(connection)
                 self._last[connection] = place
                 return
@@ -86,9 +97,8 @@ class Batch:
 class Link:
     """One end of a link.
 
-    `post(wire)` hands a packed batch to the crossbar, and `posted()` is to be called when it has
-    been taken, `refused(seconds)` when it must be posted again; `soon(function)` calls at the end
-    of this turn, `later(seconds, function)` then.
+    `post(wire)` hands a packed batch to the crossbar; then call `posted()` when it has been taken,
+    or `refused()`, and `flush()` a while later. `soon(function)` calls at the end of this turn.
     """
 
     def __init__(
@@ -104,6 +114,7 @@ class Link:
         self.known = False  # whether a connection has been taken over it
         self.version = VERSION
         self.run = next(_runs)
+        self.their_run = 0  # until they have spoken
         self.connections: dict[int, Any] = {}  # those that the other side may speak of
         self._ours = ours
         self._post = post
@@ -114,7 +125,6 @@ class Link:
         self._number = 0
         self._waiting: deque[tuple[int, bytes]] = deque()  # to be posted, the first perhaps is
         self._kept: deque[tuple[int, bytes]] = deque()
-        self._their_run: int | None = None
         self._seen = 0
         self._untold = self._untold_bytes = 0
         self._asked = 0
@@ -155,12 +165,22 @@ class Link:
     def _close_batch(self) -> None:
         batch, self._batch = self._batch, Batch()
         for entries in _portions(batch):
-            self._number += 1
-            self._waiting.append((self._number, self._packed(self._number, entries)))
+            self._enqueue(entries)
+
+    def _enqueue(self, entries: list[Entry]) -> None:
+        """As one batch; as several, should that be more than a letter holds after all."""
+        wire = self._packed(self._number + 1, entries)
+        if len(wire) > LETTER_BYTES and len(entries) > 1:
+            middle = len(entries) // 2
+            self._enqueue(entries[:middle])
+            self._enqueue(entries[middle:])
+            return
+        self._number += 1
+        self._waiting.append((self._number, wire))
 
     def _packed(self, number: int, entries: list[Entry] | None) -> bytes:
         self._untold = self._untold_bytes = 0
-        return pack([VERSION, self._ours, self.run, number, self._seen, entries])
+        return pack([VERSION, self._ours, self.run, self.their_run, number, self._seen, entries])
 
     def posted(self) -> None:
         """The crossbar has taken the batch."""
@@ -182,14 +202,11 @@ class Link:
 
     # -- hearing
 
-    def hear(self, run: int, number: int, seen: int, entries: list[Entry] | None, size: int) -> Any:
-        """A batch has come: its entries to deal with. Raises `LinkOver` for one that is."""
-        if self._their_run is None:
-            if number > 1:
-                raise LinkOver
-            self._their_run = run
-        elif run != self._their_run:
-            raise LinkOver
+    def hear(
+        self, run: int, number: int, seen: int, entries: list[Entry] | None, size: int
+    ) -> Sequence[Entry]:
+        """A batch of `size` bytes has come: its entries to deal with."""
+        self.their_run = run
         while self._kept and self._kept[0][0] <= seen:
             self._kept.popleft()
         if entries is None:
@@ -228,21 +245,31 @@ class Link:
             self._schedule()
 
     def _say_again(self) -> None:
-        if self._kept:
-            # One that is being posted must stay first, and comes too early: again in its place.
-            posting = [self._waiting[0]] if self._posting and self._waiting else []
-            self._waiting = deque([*posting, *self._kept, *self._waiting])
-            self._kept.clear()
-            if not self._scheduled:
-                self._schedule()
+        if not self._kept:
+            return
+        waiting = list(self._waiting)
+        if self._posting and waiting:
+            # It must stay first, and comes too early: again in its place, if it has one.
+            first, *rest = waiting
+            waiting = [first, *self._kept, *([first] if first[0] else []), *rest]
+        else:
+            waiting = [*self._kept, *waiting]
+        self._waiting = deque(waiting)
+        self._kept.clear()
+        if not self._scheduled:
+            self._schedule()
 
-    def farewell(self) -> bytes:
-        """What tells the other side that this link, as it knows it, is over."""
-        return pack([VERSION, self._ours, 0, 0, 0, []])
+
+def farewell(ours: str, run: int) -> bytes:
+    """What a desk of this name says to one that speaks, as `run`, to an end that is no more."""
+    return pack([VERSION, ours, 0, run, 0, 0, []])
 
 
-class LinkOver(Exception):
-    """The other side speaks of a link that we do not know, or no longer."""
+def _weight(entry: Entry) -> int:
+    """Bytes of an entry, about."""
+    if entry[1] == EVENT:
+        return weigh(entry[2])
+    return ENTRY_BYTES + sum(len(what) for what in entry[2:] if isinstance(what, bytes))
 
 
 def _portions(batch: Batch) -> Iterable[list[Entry]]:
@@ -252,7 +279,7 @@ def _portions(batch: Batch) -> Iterable[list[Entry]]:
     portions: list[list[Entry]] = [[]]
     size = 0
     for entry in batch.entries:
-        weight = weigh(entry[2]) if entry[1] == EVENT else 32
+        weight = _weight(entry)
         if portions[-1] and size + weight > BATCH_BYTES:
             portions.append([])
             size = 0

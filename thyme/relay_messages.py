@@ -19,7 +19,7 @@ Two things travel, both as MessagePack:
     "leave"    ◄   the worker stops: open this connection somewhere else
     "back"     ◄   it has not been begun: open it somewhere else
     "end"      ◄   how: "returned", "failed" (the application raised), "stopped" (the worker ends)
-    "release"   ►  somebody else has taken over, or nobody wants this connection any more
+    "release"   ►  nobody listens to this worker any more; whether somebody else has taken over
 
 Versions: the opening says which the relay speaks ("oldest" to "version"), "hello" which of them the
 worker has chosen. Keys and kinds that one does not know are ignored, so a release may add some
@@ -64,7 +64,11 @@ PIECE_BYTES = 64 * 1024
 """Bytes of a body that travel in one event: a larger one is cut, where ASGI allows it."""
 
 EVENT_BYTES = 14 * 1024 * 1024
-"""Bytes of an event that cannot be cut (a WebSocket message): what gredis carries in one letter."""
+"""Bytes of an event that cannot be cut (a WebSocket message): what gredis carries in one letter,
+less the rest of an opening that it may be in."""
+
+TOO_BIG = 1009
+"""RFC 6455 7.4.1, "a message that is too big for it to process"."""
 
 EVENT_WEIGHT = 64
 """Bytes that an event counts for besides its content, about what it occupies."""
@@ -119,8 +123,16 @@ def pairs(headers: list[list[bytes]]) -> list[tuple[bytes, bytes]]:
 
 
 def weigh(event: Event) -> int:
-    """Bytes that an event counts for in a window."""
+    """Bytes that an event counts for in a window.
+
+    `ValueError` for a text that UTF-8 cannot say, `TypeError` for what is neither text nor bytes.
+    """
     content = event.get("text") or event.get("bytes") or event.get("body") or b""
+    if isinstance(content, str):
+        if not content.isascii():
+            content = content.encode()
+    elif not isinstance(content, bytes | bytearray | memoryview):
+        raise TypeError(f"got {content!r} in {event['type']}, expected text or bytes")
     return len(content) + EVENT_WEIGHT
 
 

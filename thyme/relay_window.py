@@ -1,4 +1,6 @@
-"""Flow control: how much may be under way in one direction of one connection. No I/O.
+"""How much may wait: in a queue for a worker, and under way in one direction of one connection.
+
+No I/O. Flow control of one connection:
 
 The receiver says how much it takes (`Window`); the sender counts what it has sent and what was
 dealt with (`Outflow`), the receiver tells it when that is worth a message (`Inflow`): when half of
@@ -21,6 +23,26 @@ WINDOW_EVENTS = 64
 
 WINDOW_BYTES = 256 * 1024
 """Bytes under way: at the 1 ms that a batch takes there and back, 250 MB/s per connection."""
+
+
+QUEUE_LETTERS = 1_000
+"""Connections that wait in one queue; above, the system is full: 503, or 1013."""
+
+QUEUE_SECONDS = 10.0
+"""Seconds that a connection waits for a worker: as long as one takes to start, or to restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Where connections wait for a worker: `letters` at most, each for `seconds` at most."""
+
+    name: str
+    letters: int = QUEUE_LETTERS
+    seconds: float = QUEUE_SECONDS
+
+
+HTTP, WEBSOCKET = Queue("http"), Queue("websocket")
+"""Unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

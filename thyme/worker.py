@@ -32,8 +32,6 @@ log = logging.getLogger("thyme.worker")
 PART_SECONDS = 1.0
 """At the end of a drain: for applications to return, and for the last words to be posted."""
 
-PART_PAUSE = 0.005
-
 
 class Worker:
     """Runs `application` on connections from `queues`: at most so many at a time of each."""
@@ -51,7 +49,8 @@ class Worker:
         self.crossbar = crossbar
         self.queues = queues
         self.drain_seconds = drain_seconds
-        self.desk = WorkerDesk(crossbar, GeventDriver(), begin=self._begin, window=window)
+        self._driver = GeventDriver()
+        self.desk = WorkerDesk(crossbar, self._driver, begin=self._begin, window=window)
         self._greenlets: dict[gevent.Greenlet, Taken] = {}
         self._stop = Bell()
 
@@ -99,9 +98,10 @@ class Worker:
         good-bye to their rooms; the browser is told 1012, "service restart": come again.
         """
         self.desk.stopping = True
-        for queue in self.queues:
+        leaving = {queue: self.crossbar.untake(queue) for queue in self.queues}
+        for queue, reply in leaving.items():
             try:
-                self.crossbar.untake(queue).get()
+                reply.get()
             except GredisError as error:
                 log.warning("could not leave queue %r: %s", queue, error)
         for greenlet, half in list(self._greenlets.items()):
@@ -117,9 +117,7 @@ class Worker:
         with gevent.Timeout(PART_SECONDS, False):
             gevent.joinall([each for each, half in self._greenlets.items() if half.parted])
         gevent.killall(list(self._greenlets))
-        with gevent.Timeout(PART_SECONDS, False):
-            while not self.desk.quiet:
-                gevent.sleep(PART_PAUSE)
+        self._driver.wait_for_quiet(self.desk, PART_SECONDS)
 
 
 class Connection:

@@ -25,8 +25,6 @@ log = logging.getLogger("thyme.worker")
 PART_SECONDS = 1.0
 """At the end of a drain: for applications to return, and for the last words to be posted."""
 
-PART_PAUSE = 0.005
-
 
 class AsyncioWorker:
     """Runs `application` on connections from `queues`: at most so many at a time of each."""
@@ -44,7 +42,8 @@ class AsyncioWorker:
         self.crossbar = crossbar
         self.queues = queues
         self.drain_seconds = drain_seconds
-        self.desk = WorkerDesk(crossbar, AsyncioDriver(), begin=self._begin, window=window)
+        self._driver = AsyncioDriver()
+        self.desk = WorkerDesk(crossbar, self._driver, begin=self._begin, window=window)
         self._tasks: dict[asyncio.Task[None], Taken] = {}
         self._stop = asyncio.Event()
 
@@ -87,9 +86,10 @@ class AsyncioWorker:
     async def _drain(self) -> None:
         """Take nothing new, give back what has not begun, let the rest end; as on gevent."""
         self.desk.stopping = True
-        for queue in self.queues:
+        leaving = {queue: self.crossbar.untake(queue) for queue in self.queues}
+        for queue, reply in leaving.items():
             try:
-                await self.crossbar.untake(queue)
+                await reply
             except GredisError as error:
                 log.warning("could not leave queue %r: %s", queue, error)
         for task, half in list(self._tasks.items()):
@@ -105,10 +105,7 @@ class AsyncioWorker:
         for task in self._tasks:
             task.cancel()
         await _join(self._tasks, PART_SECONDS)
-        for _ in range(int(PART_SECONDS / PART_PAUSE)):
-            if self.desk.quiet:
-                return
-            await asyncio.sleep(PART_PAUSE)
+        await self._driver.wait_for_quiet(self.desk, PART_SECONDS)
 
 
 async def _join(tasks: Any, seconds: float) -> None:

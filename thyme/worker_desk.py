@@ -15,7 +15,6 @@ from typing import Any
 
 from gredis.messages import pack, unpack
 from gredis.names import Address
-from thyme.relay_desk import Desk, Driver
 from thyme.relay_link import Link
 from thyme.relay_messages import (
     EVENT,
@@ -27,6 +26,7 @@ from thyme.relay_messages import (
     VERSION,
     spoken,
 )
+from thyme.relay_process import Desk, Driver
 from thyme.relay_window import Window
 from thyme.worker_half import Taken
 
@@ -111,10 +111,9 @@ class WorkerDesk(Desk):
         self._give_back(queue)
 
     def _link(self, sender: str, lifeline: str | None) -> Link:
-        known = sender in self.links
         link = self.link_to(sender)
-        if not known and lifeline is not None:
-            self.driver.hold(lifeline, link.inbox, self)
+        if lifeline is not None:
+            self.hold_lifeline(lifeline, link.inbox)
         return link
 
     def entry(self, link: Link, entry: list[Any]) -> None:
@@ -128,7 +127,7 @@ class WorkerDesk(Desk):
         elif kind == TAKEN:
             half.taken(*what)
         elif kind == RELEASE:
-            half.release()
+            half.release(*what)
 
     def ended(self, half: Taken, queue: str) -> None:
         """The application has ended: there is room for another one, unless this worker stops."""
@@ -142,9 +141,9 @@ class WorkerDesk(Desk):
         if not self.stopping:  # it would be entered again, and be given more
             self.end.give_back(queue)
 
-    def lost(self, half: Taken) -> None:
-        """Its server is dead."""
-        half.lost()
+    def lost(self, half: Taken, alive: bool) -> None:
+        """Its server is dead; one that is alive has taken us for dead, and gone on elsewhere."""
+        half.release(taken_over=alive)
 
     def _soon_tell(self, half: Taken) -> None:
         self._untold[half] = None

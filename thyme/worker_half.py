@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gredis.messages import pack
 from thyme.application import Disconnected, Event
 from thyme.relay_link import Link
 from thyme.relay_messages import (
@@ -39,6 +40,14 @@ from thyme.relay_window import Inflow, Outflow, Window, narrower
 
 CONNECT: Event = {"type": "websocket.connect"}
 """What a WebSocket begins with that is resumed; the peer has said it long ago."""
+
+
+USUAL = {
+    "websocket.send": frozenset({"type", "text", "bytes", "once"}),
+    "http.response.body": frozenset({"type", "body", "more_body"}),
+}
+NOTHING: frozenset[str] = frozenset()
+"""Keys of the events that need no closer look, because `weigh` has had one."""
 
 
 class Taken:
@@ -76,6 +85,7 @@ class Taken:
         self._leaves = self._left = False
         self._disconnect: Event | None = None
         self._gone = False
+        self._in_vain = 0
 
     def _next_type(self) -> str:
         return self._received[0]["type"] if self._received else ""
@@ -93,17 +103,13 @@ class Taken:
         self._send_on()
         self.ring()
 
-    def release(self) -> None:
-        """Somebody else has taken over, or there is nobody to send to any more."""
+    def release(self, taken_over: bool) -> None:
+        """Nobody listens any more; `taken_over`: but to another worker, if this can be resumed."""
         self._gone = True
+        self._left = taken_over and self._resumable and self._accepted
         self._disconnect = {"type": HANDOVER} if self._left else DISCONNECTS[self.type]
         self._unsent.clear()
         self.ring()
-
-    def lost(self) -> None:
-        """The server has died."""
-        self._left = False
-        self.release()
 
     # -- what the application calls
 
@@ -148,10 +154,9 @@ class Taken:
         """
         kind = event["type"]
         if self._gone:
-            if kind == SEND_NOTE:
-                return True  # who says good-bye to its rooms need not know that nobody asks
-            raise Disconnected("this connection has ended")
+            return self._send_in_vain(kind)
         if kind == "http.response.start":
+            _check(event)
             self._start = event
             return True
         if kind == SEND_NOTE:
@@ -160,6 +165,10 @@ class Taken:
         size = weigh(event)
         if size > EVENT_BYTES and kind != "http.response.body":
             raise ValueError(f"got {size} bytes in one {kind}, at most {EVENT_BYTES} can be sent")
+        if not event.keys() <= USUAL.get(kind, NOTHING):
+            _check(event)
+        if "once" in event:
+            _check_once(event["once"])
         if size > PIECE_BYTES:
             return self._begin_send_large(event)
         if self._start is not None:
@@ -170,6 +179,17 @@ class Taken:
             self._say(event, size)
         self._accepted |= kind == "websocket.accept"
         return self.has_room
+
+    def _send_in_vain(self, kind: str) -> bool:
+        """Nobody is there any more. An application that has yet to receive the disconnect shall
+        come to it, and tell its rooms: so a window of what it says to a WebSocket goes unheard.
+        """
+        if kind == SEND_NOTE:
+            return True
+        self._in_vain += 1
+        if self.type == "websocket" and self._in_vain <= self._outflow.window.events:
+            return True
+        raise Disconnected("this connection has ended")
 
     def _begin_send_large(self, event: Event) -> bool:
         if self._start is not None:
@@ -246,7 +266,7 @@ class Taken:
     def part(self) -> None:
         """Nobody has taken it over in time: the server keeps it, and goes on looking."""
         if self._left:
-            self.release()
+            self.release(taken_over=True)
 
     @property
     def parted(self) -> bool:
@@ -263,3 +283,17 @@ class Taken:
             self._say(self._take_start())
         if not self.link.over:
             self.link.say(self.connection, END, self.how)
+
+
+def _check(event: Event) -> None:
+    """Raise what this application shall see, and not all those with whom the event would travel."""
+    size = len(pack({key: value for key, value in event.items() if key != "body"}))
+    if size > EVENT_BYTES:
+        raise ValueError(f"got {size} bytes in {event['type']}, at most {EVENT_BYTES} can be sent")
+
+
+def _check_once(once: Any) -> None:
+    match once:
+        case None | [str(), int()]:  # a tuple, too
+            return
+    raise ValueError(f"got {once!r} as 'once', expected [stream, number]: str and int")

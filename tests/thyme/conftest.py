@@ -1,4 +1,4 @@
-"""Programs that are run both ways, stock and short: see `test_short_way.py`."""
+"""Programs that are run both ways (see `test_short_way.py`), and a relay with workers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
+import gevent
 import pytest
+
+from gredis.drivers.gevent import GeventCrossbar
+from gredis.errors import Closed
+from tests.conftest import RedisServer
+from thyme import relay as relay_module
+from thyme.application import EsqueApplication
+from thyme.relay import Relay
+from thyme.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +64,36 @@ class Ways:
 @pytest.fixture
 def ways(child: subprocess.Popen[str]) -> Ways:
     return Ways(child)
+
+
+Start = Callable[..., tuple[GeventCrossbar, Worker]]
+
+
+@pytest.fixture
+def server(redis_server: RedisServer, monkeypatch) -> Iterator[Relay]:
+    crossbar = GeventCrossbar(redis_server.url)
+    monkeypatch.setattr(relay_module, "connect", lambda url, prefix: crossbar)
+    with gevent.Timeout(30):
+        crossbar.open()
+        yield Relay(redis_server.url)
+        crossbar.close()
+
+
+@pytest.fixture
+def start(redis_server: RedisServer) -> Iterator[Start]:
+    """Starts a worker with an application; they are stopped at the end."""
+    running: list[tuple[Worker, gevent.Greenlet]] = []
+
+    def start_worker(application: EsqueApplication, **options):
+        crossbar = GeventCrossbar(redis_server.url)
+        worker = Worker(application, crossbar, drain_seconds=0.2, **options)
+        ready = gevent.event.Event()
+        running.append((worker, gevent.spawn(worker.run, ready.set)))
+        ready.wait()
+        return crossbar, worker
+
+    yield start_worker
+    for worker, greenlet in running:
+        worker.stop()
+        with suppress(Closed):  # those that the test has killed
+            greenlet.get(timeout=10)

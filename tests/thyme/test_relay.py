@@ -2,59 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-
 import gevent
 import pytest
 
 from gredis.drivers.gevent import GeventCrossbar
-from gredis.errors import Closed
 from gredis.messages import unpack
 from gredis.names import Address
-from tests.conftest import RedisServer
 from tests.gredis.test_gevent_driver import die
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, HoldingPeer, Peer
-from thyme import relay as relay_module
 from thyme import relay_half, relay_messages
-from thyme.application import Disconnected, EsqueApplication
+from thyme.application import Disconnected
 from thyme.relay import Queue, Relay, WorkerLost
 from thyme.relay_messages import portable
+from thyme.relay_window import WINDOW_EVENTS
 from thyme.server import Server
 from thyme.status import Status
-from thyme.worker import Worker
-
-Start = Callable[..., tuple[GeventCrossbar, Worker]]
-
-
-@pytest.fixture
-def server(redis_server: RedisServer, monkeypatch) -> Iterator[Relay]:
-    crossbar = GeventCrossbar(redis_server.url)
-    monkeypatch.setattr(relay_module, "connect", lambda url, prefix: crossbar)
-    with gevent.Timeout(30):
-        crossbar.open()
-        yield Relay(redis_server.url)
-        crossbar.close()
-
-
-@pytest.fixture
-def start(redis_server: RedisServer) -> Iterator[Start]:
-    """Starts a worker with an application; they are stopped at the end."""
-    running: list[tuple[Worker, gevent.Greenlet]] = []
-
-    def start_worker(application: EsqueApplication, **options):
-        crossbar = GeventCrossbar(redis_server.url)
-        worker = Worker(application, crossbar, drain_seconds=0.2, **options)
-        ready = gevent.event.Event()
-        running.append((worker, gevent.spawn(worker.run, ready.set)))
-        ready.wait()
-        return crossbar, worker
-
-    yield start_worker
-    for worker, greenlet in running:
-        worker.stop()
-        with suppress(Closed):  # those that the test has killed
-            greenlet.get(timeout=10)
 
 
 def hello(scope, receive, send):
@@ -278,7 +240,7 @@ def test_a_worker_that_stops_finishes_its_requests(server, start):
     peer.end()
 
 
-def test_send_raises_once_the_server_has_gone(server, start):
+def test_send_raises_some_time_after_the_server_has_gone(server, start):
     raised: gevent.queue.Queue = gevent.queue.Queue()
 
     def talks(scope, receive, send):
@@ -287,7 +249,8 @@ def test_send_raises_once_the_server_has_gone(server, start):
         while receive()["type"] != "websocket.disconnect":
             pass
         try:
-            send({"type": "websocket.send", "text": "too late"})
+            for _ in range(WINDOW_EVENTS + 1):
+                send({"type": "websocket.send", "text": "too late"})
         except Disconnected as error:
             raised.put(error)
             raise
@@ -375,7 +338,6 @@ def test_nothing_is_left_of_a_thousand_connections(server, start):
         assert list(desk.end.core._watchers) == [link.inbox]
     assert not server.desk._attempts
     assert not server.desk._pending
-    assert not server.desk._queues
     assert crossbar.core.announcement().queues == {"http": 1000, "websocket": 1000}
 
 

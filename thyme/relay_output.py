@@ -1,0 +1,117 @@
+"""What a relay has for one peer: written at once if that does not block, else in its turn. No I/O.
+
+A server that can begin to write without blocking (ours) gives `begin(event)`, which says whether it
+is done already; with `hold()` it holds messages back until `end_hold()`, which says the same of all
+of them: so what a worker says to a peer in one batch goes out in one piece. Any other server is
+given one event after the other by whoever waits for it (`next`), who is rung when there is one.
+
+Each event is reported with its weight (`dealt_with`) when the peer has taken it, or never will.
+
+Read next: `relay_half.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from thyme.application import Disconnected, Event
+from thyme.relay_messages import weigh
+
+BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
+"""Events that our own server can begin to write without blocking."""
+
+FINISH: Event = {"type": "finish"}
+"""Stands for events that have been begun, and wait for the peer."""
+
+
+class Output:
+    """Events on their way to one peer; `failed(error)` is called when one cannot be sent."""
+
+    begin: Callable[[Event], bool] | None = None
+    hold: Callable[[], None] | None = None
+    end_hold: Callable[[], bool] | None = None
+
+    def __init__(
+        self, dealt_with: Callable[[int], None], failed: Callable[[Exception], None]
+    ) -> None:
+        self.ring: Callable[[], None] = _nobody
+        self._dealt_with = dealt_with
+        self._failed = failed
+        self._events: deque[Event] = deque()
+        self._idle = True  # nothing is being written
+        self._held: list[int] | None = None  # weights of events that were begun, and held back
+
+    def may_hold(self, event: Event) -> bool:
+        """Hold back what comes from here on, this event first, if that is possible: `let_go()`."""
+        if self.hold is None or self._held is not None:
+            return False
+        if not self._idle or event["type"] != "websocket.send":
+            return False
+        self.hold()
+        self._held = []
+        return True
+
+    def let_go(self) -> None:
+        """Write what was held back."""
+        held, self._held = self._held, None
+        if held is None or self.end_hold is None:
+            return
+        try:
+            whole = self.end_hold()
+        except Disconnected:  # the peer's disconnect is on its way to the worker
+            whole = True
+        except Exception as error:
+            self._failed(error)
+            return
+        self._written(whole, held)
+
+    def put(self, event: Event, weight: int) -> None:
+        """Another event for the peer."""
+        if not (self._idle and self.begin is not None and event["type"] in BEGUN_AT_ONCE):
+            self.add(event)
+            return
+        try:
+            whole = self.begin(event)
+        except Disconnected:
+            whole = True
+        except Exception as error:
+            self._failed(error)
+            return
+        if whole and self._held is not None:
+            self._held.append(weight)
+        else:
+            self._written(whole, [weight])
+
+    def _written(self, whole: bool, weights: list[int]) -> None:
+        if whole:
+            for weight in weights:
+                self._dealt_with(weight)
+        elif weights:
+            self.add({**FINISH, "weights": weights})
+
+    def add(self, *events: Event) -> None:
+        """Events that are not begun here."""
+        self._idle = False
+        self._events.extend(events)
+        self.ring()
+
+    def next(self) -> Event | None:
+        """The next event to send, or None: wait to be rung.
+
+        Say `sent(event)` of each when the peer has taken it. One of type "finish" stands for
+        messages that have been begun.
+        """
+        if self._events:
+            return self._events.popleft()
+        self._idle = True
+        return None
+
+    def sent(self, event: Event) -> None:
+        """The peer has taken it, or never will."""
+        for weight in event.get("weights") or (weigh(event),):
+            self._dealt_with(weight)
+
+
+def _nobody() -> None:
+    """Nobody waits."""
