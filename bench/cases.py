@@ -6,7 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench import servers
-from bench.measures import Result, burst, echo, first_answer, idle_calls, memory, pages, rooms
+from bench.measures import (
+    Result,
+    burst,
+    echo,
+    first_answer,
+    flood,
+    idle_calls,
+    memory,
+    pages,
+    rooms,
+)
 from bench.servers import NULL, Running, Server
 
 
@@ -57,7 +67,11 @@ CASES = [
          servers.NO_LAYER, memory("echo", 2000), "kib_per_socket"),
     Case("async-memory", "Memory per idle socket, asynchronous consumer, 500 sockets", "sockets",
          servers.NO_LAYER, memory("async-echo", 500), "kib_per_socket"),
+    Case("raw-memory", "Memory per idle socket, without Django, 500 sockets", "sockets",
+         servers.RAW, memory("", 500), "kib_per_socket"),
+    Case("flood", "64 KiB texts for one who does not read, 4 s; echoes of ten others", "echoes",
+         servers.RAW, flood(4), "grown_mib"),
     Case("start", "From the start to the first answer", "starts", PAGES, first_answer,
          "first_answer_s"),
 ]  # fmt: skip
-LESS_IS_BETTER = {"calls", "kib_per_socket", "first_answer_s"}
+LESS_IS_BETTER = {"calls", "grown_mib", "kib_per_socket", "first_answer_s"}

@@ -180,6 +180,27 @@ def first_answer(running: Running, size: float) -> Result:
     return Result(1, running.cpu(), seconds, notes={"first_answer_s": seconds})
 
 
+def flood(seconds: float) -> Callable[[Running, float], Result]:
+    """One peer that reads nothing of an endless talk: the server's memory, and others' echoes."""
+
+    def run(running: Running, size: float) -> Result:
+        request, reply_bytes = masked(TEXT), len(unmasked(TEXT))
+        others = websockets(running.port, [""] * 10)
+        ping_pong(others, request, reply_bytes, 5)
+        before, latencies, clocks = running.memory(), [], Clocks(running)
+        silent = websockets(running.port, ["flood"])
+        until = time.perf_counter() + seconds * size
+        while time.perf_counter() < until:
+            latencies += ping_pong(others, request, reply_bytes, 5)
+        grown = (running.memory() - before) / (1 << 20)
+        result = clocks.result(len(latencies), latencies, grown_mib=max(grown, 0.1))
+        for peer in silent + others:
+            peer.socket.close()
+        return result
+
+    return run
+
+
 def memory(path: str, sockets: int) -> Callable[[Running, float], Result]:
     """Memory of a server's own per idle WebSocket, KiB."""
 

@@ -1,4 +1,11 @@
-"""The smallest applications there are, without Django: what the servers themselves cost."""
+"""The smallest applications there are, without Django: what the servers themselves cost.
+
+At /flood they talk without end, 64 KiB at a time, to whoever may not listen.
+"""
+
+import asyncio
+
+LONG = "x" * 65536
 
 
 def esque(scope, receive, send):
@@ -6,6 +13,8 @@ def esque(scope, receive, send):
     if scope["type"] == "websocket":
         receive()
         send({"type": "websocket.accept"})
+        while scope["path"] == "/flood":
+            send({"type": "websocket.send", "text": LONG})
         while (event := receive())["type"] == "websocket.receive":
             send({"type": "websocket.send", "text": event["text"]})
         return
@@ -20,6 +29,9 @@ async def asgi(scope, receive, send):
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
+        while scope["path"] == "/flood":
+            await send({"type": "websocket.send", "text": LONG})
+            await asyncio.sleep(0)  # or Daphne does nothing else any more
         while (event := await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": event["text"]})
         return

@@ -88,6 +88,7 @@ def plot(case: Case, results: dict[str, Figures], folder: Path) -> None:
         "per_cpu_second": f"{case.unit} per CPU second",
         "per_second": f"{case.unit} per second",
         "calls": "system calls (less is better)",
+        "grown_mib": "MiB that the server grows by (less is better)",
         "kib_per_socket": "KiB per socket (less is better)",
         "first_answer_s": "seconds (less is better)",
     }[case.better]

@@ -129,6 +129,7 @@ class WebSocket:
         if not received:
             return Refusal(400, "the handshake is not RFC 6455's")
         self._response = protocol.accept(received[0])  # type: ignore[arg-type]
+        received[0].headers.clear()  # type: ignore[union-attr]  # the library would keep them
         if protocol.handshake_exc is not None:
             return Refusal(self._response.status_code, str(protocol.handshake_exc))
         return None
@@ -171,6 +172,7 @@ class WebSocket:
             self._protocol.subprotocol = Subprotocol(subprotocol)
         self._accepted = True
         self._protocol.send_response(response)
+        self._response = None  # it may live long, and is done with
 
     def refused(self) -> None:
         """The handshake was answered with plain HTTP: there will be no WebSocket."""
