@@ -1,6 +1,6 @@
 """A channel in the process that receives from it: a bounded buffer, and those who wait for one.
 
-    put ──► bodies, each with its age ──► get            full: dropped and counted
+    put ──► posts, each with its age ──► take, wait      full: dropped and counted
                      │
                      └─ below half: tell patient senders that there is room again
 
@@ -36,11 +36,12 @@ UNCHANGEABLE = frozenset({str, bytes, int, float, bool, type(None)})
 class Post:
     """A packed message and when it was sent, in milliseconds of our clock."""
 
-    __slots__ = ("__weakref__", "_plain", "_seal", "letter", "sent")
+    __slots__ = ("__weakref__", "_plain", "_seal", "age", "letter", "sent")
 
     def __init__(self, letter: bytes, sent: int) -> None:
         self.letter = letter
         self.sent = sent
+        self.age = _now() - sent  # when it came
         self._seal: Seal | None = None
         self._plain: Message | bytes = b""
 
@@ -105,6 +106,7 @@ class Channel:
         self._core = core
         self._posts = posts
         self._tells = tells
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._threadsafe: Callable[..., Any] | None = None
         self.on_drop = on_drop
         self._patient: list[Callable[[], None]] = []
@@ -122,8 +124,22 @@ class Channel:
             self.lost += 1
             self.on_drop(self.name)
             return
-        self.posts.append(self._posts.of(body, self._core.sent))
+        post = self._posts.of(body, self._core.sent)
+        if self.waiting and self._hand_over(post):
+            return
+        self.posts.append(post)
         self._wake()
+
+    def _hand_over(self, post: Post) -> bool:
+        """Give a message that has just come to the one who waits; not if there is more to it."""
+        if self._threadsafe is not None or self.posts or self._loss_to_tell:
+            return False
+        future = self.waiting[0]
+        if future.done() or post.age > 1000 * self.expiry:
+            return False
+        self.waiting.popleft()
+        future.set_result(post)
+        return True
 
     def _wake(self) -> None:
         if self.notify is not None:
@@ -158,25 +174,24 @@ class Channel:
             else:
                 self.waiting.appendleft(future)
 
-    async def get(self) -> Post | None:
-        """The next message; None when messages were lost. A cancelled call takes none."""
-        if not self.waiting and (post := self.take()) is not None:
-            return post
-        loop = asyncio.get_running_loop()
-        if getattr(loop, "on_gevent", False):
-            self._threadsafe = loop.call_soon_threadsafe  # another greenlet puts messages
+    def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Post | None]:
+        """To be awaited: the next message; None when messages were lost."""
+        if loop is not self._loop:
+            self._loop = loop
+            if getattr(loop, "on_gevent", False):
+                self._threadsafe = loop.call_soon_threadsafe  # another greenlet puts messages
         future: asyncio.Future[Post | None] = loop.create_future()
         self.waiting.append(future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if not future.done() or future.cancelled():
-                if future in self.waiting:
-                    self.waiting.remove(future)
-            elif (post := future.result()) is not None:
-                self.posts.appendleft(post)
-                self._serve()
-            raise
+        return future
+
+    def give_up(self, future: asyncio.Future[Post | None]) -> None:
+        """Who awaited it was cancelled, and takes no message."""
+        if not future.done() or future.cancelled():
+            if future in self.waiting:
+                self.waiting.remove(future)
+        elif (post := future.result()) is not None:
+            self.posts.appendleft(post)
+            self._serve()
 
     def when_there_is_room(self, told: Callable[[], None]) -> bool:
         """Call `told` when the buffer is half empty; False when that is so already."""

@@ -188,7 +188,7 @@ class GredisChannelLayer(BaseChannelLayer):
 
     async def receive(self, channel: str) -> Message:
         """The next message of a channel; waits for it."""
-        desk = self._desk()
+        desk, loop = self._desk(), asyncio.get_running_loop()
         found = desk.channels.get(channel)
         if found is None:
             self.require_valid_channel_name(channel)
@@ -196,20 +196,23 @@ class GredisChannelLayer(BaseChannelLayer):
             if SEPARATOR not in channel:
                 taken = desk.crossbar.take(channel, self._taker(desk, found), RECEIVE_ROOM)
                 await desk.crossbar.awaited(taken)
-        while True:
-            if (lost := self._losses(found)) is not None:
-                return lost
-            try:
-                post = await found.get()
-            except asyncio.CancelledError:
-                self._receiver_left(desk, found)
-                raise
+        while (lost := self._losses(found)) is None:
+            post = None if found.waiting else found.take()
             if post is None:
-                continue  # messages were lost
+                arrival = found.wait(loop)
+                try:
+                    post = await arrival
+                except asyncio.CancelledError:
+                    found.give_up(arrival)
+                    self._receiver_left(desk, found)
+                    raise
+                if post is None:
+                    continue  # messages were lost
             if SEPARATOR not in channel:
                 desk.crossbar.give_back(channel)
             if (message := self._open_post(post)) is not None:
                 return message
+        return lost
 
     def _receiver_left(self, desk: Desk, channel: Channel) -> None:
         """A call of `receive` was cancelled: for a while, or because a consumer ends?
@@ -382,8 +385,7 @@ class GredisChannelLayer(BaseChannelLayer):
 
     async def close(self) -> None:
         """Close the crossbar of this process, or of this loop."""
-        closing = self.crossbar.close()
-        if closing is not None:
+        if (closing := self.crossbar.close()) is not None:
             await closing
 
 
