@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -12,6 +13,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 30
+
+
+def test_ctrl_c_ends_the_reloader_and_its_child_without_a_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "runserver", "0", "--skip-checks"],
+        cwd=ROOT,
+        env=os.environ | {"DJANGO_DEBUG": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            assert process.stdout.readline().startswith("Thyme listens on ")
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            said, lines = process.communicate(timeout=LIMIT)
+            assert process.returncode == 0
+            assert "KeyboardInterrupt" not in said + lines
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_runserver_serves_pages_and_static_files_on_thyme():

@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import Any
 
+import gevent
 from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.contrib.staticfiles.management.commands import runserver
@@ -29,6 +30,8 @@ class Command(runserver.Command):
         if not monkey.is_module_patched("socket"):
             command = [sys.executable, "-m", "gevent.monkey", *sys.argv]
             os.execv(sys.executable, command)  # noqa: S606 - our own arguments, no shell
+        hub = gevent.get_hub()  # Ctrl-C ends the reloader and its child: nothing to be printed
+        hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
         return super().execute(*args, **options)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
