@@ -8,6 +8,7 @@ A line of the browser is handed over again when its worker died before the serve
 dealt with. What it led to is said with `once`, so that nobody reads it twice.
 
 The extension is described in thyme/relay_half.py; any server may offer it.
+Taught in notebooks/13_when_things_die.ipynb.
 """
 
 import json

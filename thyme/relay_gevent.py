@@ -2,6 +2,8 @@
 
 A lifeline says one line each way, and then nothing: the inbox that is called, the inbox that calls;
 "yes". Reading from it ends when the other process does.
+
+Taught in notebooks/13_when_things_die.ipynb.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ that can be resumed gets another one when its worker stops or dies, here is the 
     of those with the same stream and a number not above the last one, none is sent again to this
     peer. The server remembers that of the last `STREAMS` streams.
 
+Taught in notebooks/13_when_things_die.ipynb.
 Read next: `relay_process.py`.
 """
 

@@ -14,6 +14,7 @@ when somebody sends to the dead.
 Who was taken for dead and comes back is told first of all that its links are over, before it can
 be given anything new: see `relay_link.py`.
 
+Taught in notebooks/13_when_things_die.ipynb.
 Read next: `relay_desk.py`.
 """
 
