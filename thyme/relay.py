@@ -96,6 +96,8 @@ class Relay:
             desk.end_of(half)
         if half.error is not None:
             raise half.error
+        if half.gone and half.type == "http":
+            raise Disconnected("the peer has gone, and the application has been told")
 
 
 def _carry(half: Relayed, send: Send, output: Bell) -> None:

@@ -15,6 +15,7 @@ from gredis.names import Address
 from tests.conftest import running_redis
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
 from thyme import relay as relay_module
+from thyme.application import Disconnected
 from thyme.relay import Queue, Relay
 from thyme.relay_messages import EVENT_BYTES
 from thyme.worker import Worker
@@ -150,6 +151,20 @@ def test_many_large_events_that_wait_for_a_worker_follow_it_when_it_has_come(ser
         gevent.sleep(0)
     start(upload)
     assert peer.end()[1]["body"] == b"same"
+
+
+def test_an_upload_that_breaks_off_is_no_mistake_of_the_application(server, start):
+    """A server logs an error when an application returns without a response."""
+
+    def upload(scope, receive, send):
+        while receive()["type"] != "http.disconnect":
+            pass
+
+    start(upload)
+    part = {"type": "http.request", "body": b"a part", "more_body": True}
+    peer = Peer(server, HTTP | {"method": "POST"}, part, {"type": "http.disconnect"})
+    with pytest.raises(Disconnected):
+        peer.end()
 
 
 def test_a_body_that_comes_in_one_piece_is_cut(server, start):
