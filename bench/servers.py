@@ -51,8 +51,8 @@ def _peer(name: str, program: str, *arguments: str, layer: str = "core", **envir
     return Server(name, command, {"BENCH_LAYER": layer, **environment})
 
 
-def _uvicorn(name: str, application: str, layer: str = "core"):
-    options = ("--port", "{port}", "--log-level", "warning", "--no-access-log")
+def _uvicorn(name: str, application: str, layer: str = "core", *more: str):
+    options = ("--port", "{port}", "--log-level", "warning", "--no-access-log", *more)
     return _peer(name, "uvicorn", application, *options, layer=layer)
 
 
@@ -93,6 +93,7 @@ RAW = [
     _thyme("thyme, esque", "bench.raw:esque", layer="none"),
     _thyme("thyme, ASGI", "bench.raw:asgi", layer="none"),
     _uvicorn("uvicorn", "bench.raw:asgi", "none"),
+    _uvicorn("uvicorn, asyncio's loop", "bench.raw:asgi", "none", "--loop", "asyncio"),
     _peer("daphne", "daphne", "-p", "{port}", "-v", "0", "bench.raw:asgi"),
     _peer("hypercorn", "hypercorn", "-b", "127.0.0.1:{port}", "bench.raw:asgi"),
 ]
