@@ -99,7 +99,9 @@ class AsyncioDriver:
                     await self._loop.sock_sendall(taken, YES)
             except OSError:
                 return
+            desk.taken.add(calling)
             await self._wait_for_end(taken)
+            desk.taken.discard(calling)
         desk.lifeline_ended(calling, lambda: None)  # whoever holds it, comes again
 
     def hold(self, place: str, theirs: str, desk: Desk) -> None:

@@ -201,12 +201,15 @@ class RelayDesk(Desk):
         del self._pending[number]
         if not link.known:
             link.known = True  # should it die before it holds its lifeline
-            ask = partial(self.lifeline_ended, link.inbox, _nothing, len(DOUBTS))
-            self.end.later(HELLO_SECONDS, ask)
+            self.end.later(HELLO_SECONDS, partial(self._expect_lifeline, link.inbox))
         link.version = version
         link.connections[number] = found
         half, attempt = found
         half.hello(attempt, link, Window(*window))
+
+    def _expect_lifeline(self, inbox: str) -> None:
+        if inbox not in self.taken:
+            self.lifeline_ended(inbox, _nothing, len(DOUBTS))
 
     def _say_to(self, half: Relayed, attempt: Attempt, kind: str, what: list[Any]) -> None:
         if kind == TAKEN:

@@ -78,7 +78,9 @@ class GeventDriver:
                 if called != desk.end.inbox:
                     return
                 taken.sendall(YES)
+            desk.taken.add(calling)
             _wait_for_end(taken)
+            desk.taken.discard(calling)
             desk.lifeline_ended(calling, lambda: None)  # whoever holds it, comes again
         except OSError:
             pass

@@ -65,6 +65,7 @@ class Desk:
         self.ring_quiet: Callable[[], None] = _nobody
         self._name = str(self.address)
         self._held: set[str] = set()  # inboxes that we hold lifelines to
+        self.taken: set[str] = set()  # inboxes that hold lifelines to us, and are alive
         end.core.watch_losses(self._lost_letters)
 
     # -- links

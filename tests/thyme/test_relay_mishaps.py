@@ -15,6 +15,7 @@ from gredis.names import Address
 from tests.conftest import running_redis
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
 from thyme import relay as relay_module
+from thyme import relay_desk
 from thyme.application import Disconnected
 from thyme.relay import Queue, Relay
 from thyme.relay_messages import EVENT_BYTES
@@ -259,3 +260,19 @@ def test_a_desk_says_once_that_it_cannot_hold_lifelines(redis_server, server, st
         gevent.sleep(0.01)
     assert caplog.text.count("no lifeline to 127.0.0.1:1") == 1
     assert "see Relay(lifeline=…)" in caplog.text
+
+
+def test_whether_a_worker_lives_is_not_asked_while_it_holds_its_lifeline(
+    server, start, monkeypatch
+):
+    """A Redis that has just come back empty does not know it, and would have it taken for dead."""
+    asked: list[str] = []
+    monkeypatch.setattr(relay_desk, "HELLO_SECONDS", 0.3)
+    monkeypatch.setattr(server.desk, "lifeline_ended", lambda inbox, *_: asked.append(inbox))
+    start(echo)
+    talker, later = talk(server), gevent.event.Event()
+    server.desk.end.later(0.6, later.set)
+    assert later.wait(10)
+    assert server.desk.taken
+    assert asked == []
+    leave(talker)
