@@ -41,6 +41,9 @@ log = logging.getLogger("thyme.relay")
 HELLO_SECONDS = 1.0
 """Seconds until a worker that has been given a connection, and says nothing, may be dead."""
 
+SETTLE_LIMIT = 1.0
+"""Seconds at most that a worker's lines wait for the last ones of the worker that leaves."""
+
 LOOK_SECONDS = 0.25
 """Between two looks at those who wait; there is none while nobody does."""
 
@@ -84,7 +87,11 @@ class RelayDesk(Desk):
     def begin(self, scope: Scope) -> Relayed:
         """A connection has come. Give it the peer's first event, then `open` it."""
         stream = f"{self.end.inbox}.{next(self._numbers)}"
-        return Relayed(scope, stream, self.window, self._queue_of(scope))
+        half = Relayed(scope, stream, self.window, self._queue_of(scope))
+        half.soon_settle = lambda leaving: self.end.later(
+            SETTLE_LIMIT, lambda: half.settle(leaving)
+        )
+        return half
 
     def open(self, half: Relayed) -> None:
         """Give the connection to a worker that has room; it may wait for one."""

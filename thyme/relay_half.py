@@ -26,6 +26,7 @@ that can be resumed gets another one when its worker stops or dies, here is the 
         note in the extension ("note" is None the first time). It receives "websocket.connect" as
         ever. When it accepts, nothing is sent to the peer, who has noticed nothing, and a process
         that stops and has gone on till then is told to stand aside: so accept when all is ready.
+        What had reached that one comes first, then what this one says.
         When it closes instead, the peer is told with its code, 1012 if it has none.
 
     What is promised of each line of the peer ("websocket.receive") and of its disconnect: they are
@@ -59,6 +60,7 @@ from thyme.relay_messages import (
     EVENT,
     EVENT_BYTES,
     FAILED,
+    NOTE,
     NOTE_BYTES,
     OLDEST,
     PIECE_BYTES,
@@ -119,14 +121,13 @@ class Relayed:
     def __init__(self, scope: Scope, stream: str, window: Window, queue: Queue) -> None:
         self.queue = queue
         self.type: str = scope["type"]
-        self.path = scope.get("path")
         self.attempt: Attempt | None = None
         self.leaving: Attempt | None = None
         self.over = False
         self.gone = False  # the peer
         self.error: Exception | None = None
         self.output = Output(self._dealt_with, self.fail)
-        self.ring_room: Callable[[], None] = _nobody
+        self.ring_room: Callable[[], None] = lambda: None
         self._scope = portable(scope)
         self._stream = stream
         self._window = window
@@ -135,6 +136,8 @@ class Relayed:
         self._outflow = Outflow(window)  # counts what is in _events
         self._inflow = Inflow(window)
         self._begun = False  # the peer is being answered: accepted, or the response begun
+        self._early: deque[tuple[Event, int, Any]] = deque()  # what a successor says too soon
+        self.soon_settle: Callable[[Attempt], None] = lambda attempt: None
         self._note: bytes | None = None
         self._once: dict[str, int] = {}
         self._deaths = 0  # since the last event that was dealt with
@@ -241,7 +244,10 @@ class Relayed:
 
         With `gathering` there may be more in the same batch: what is held back is added to it.
         """
-        if self.over or not self._speaks(attempt):
+        if self.over or not self._speaks(attempt, event["type"]):
+            return
+        if attempt is self.attempt and attempt.accepted and self.leaving is not None:
+            self._early.append((event, weight, once))  # after all that the other one has to say
             return
         kind = event["type"]
         if kind == "websocket.accept":
@@ -262,16 +268,24 @@ class Relayed:
                 gathering.append(self)
             self._deliver(event, weight)
 
-    def _speaks(self, attempt: Attempt) -> bool:
-        """Whether it may speak to the peer: one that leaves may, until its successor does."""
-        if attempt is self.attempt:
-            return True
-        return attempt is self.leaving and not (self.attempt and self.attempt.accepted)
+    def _speaks(self, attempt: Attempt, kind: str) -> bool:
+        """Whether it may say this: one that leaves may, and when it is succeeded its last lines."""
+        if attempt is not self.leaving:
+            return attempt is self.attempt
+        return kind == "websocket.send" or not (self.attempt and self.attempt.accepted)
 
     def _take_over(self) -> None:
+        """The one that leaves says what has reached it, and ends; then the successor is heard."""
         if self.leaving is not None:
             self.leaving.say(RELEASE, True)
+            self.soon_settle(self.leaving)
+
+    def settle(self, attempt: Attempt | None) -> None:
+        """The one that leaves has ended, or had its time."""
+        if attempt is self.leaving:
             self.leaving = None
+        while self.leaving is None and self._early and not self.over and self.attempt is not None:
+            self.event(self.attempt, *self._early.popleft())
 
     def _said_before(self, once: Any) -> bool:
         stream, number = once
@@ -307,14 +321,14 @@ class Relayed:
 
     def keep_note(self, attempt: Attempt, note: bytes | None) -> None:
         """The WebSocket can be resumed with this, or no longer."""
-        if self._speaks(attempt):
+        if self._speaks(attempt, NOTE):
             self._note = note
 
     def died(self, attempt: Attempt) -> bool:
         """Its worker has died; whether another one shall take over."""
         attempt.ended = True
         if self.leaving is attempt:
-            self.leaving = None
+            self.settle(attempt)
         if self.attempt is not attempt or self.over:
             return False
         self._deaths += attempt.inbox is not None and bool(self._events)
@@ -328,6 +342,7 @@ class Relayed:
         """The worker stops; whether another one shall take over."""
         if attempt is not self.attempt or not self.resumable:
             return False
+        self.settle(self.leaving)
         if attempt.accepted:
             self.leaving = attempt
         return True
@@ -336,9 +351,10 @@ class Relayed:
         """The application has ended."""
         attempt.ended = True
         if attempt is self.leaving:
-            self.leaving = None
+            self.settle(attempt)
         if attempt is not self.attempt:
             return
+        self.settle(self.leaving)
         if how == FAILED:
             self.refuse(500, 1011, "Internal Server Error")
         elif how == STOPPED:
@@ -384,7 +400,3 @@ class Relayed:
                 if not self.gone:
                     attempt.say(EVENT, DISCONNECTS[self.type])
                 attempt.say(RELEASE, False)
-
-
-def _nobody() -> None:
-    """Nobody waits."""
