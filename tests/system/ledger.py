@@ -7,7 +7,9 @@ when. `accounts` then asks what must hold of all that, whatever was killed in be
 - a line is heard at most once by each page, and by nobody who is not in its room;
 - a line whose sender has heard it was accepted: all who were in the room then have heard it. Not
   asked of lines around the death of a process (`Chaos.deaths`): who was killed hears nothing, and
-  delivery to the dead is at most once. Cut connections to Redis and polite stops excuse nothing.
+  delivery to the dead is at most once. Cut connections to Redis and polite stops excuse nothing;
+- no page is cut off, or not let in, unless its server has just died: sockets outlive workers. How
+  often a worker or a connection to Redis was ended before is no excuse.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class Person:
         self.here: dict[int, Stay] = {}
         self.strays: list[str] = []
         self.surprises: list[str] = []
-        self.visits = self.refusals = 0
+        self.visits = 0
+        self.cuts: list[float] = []  # when it was cut off, or not let in
         self.leaving = False
 
     async def live(self, silence: asyncio.Event) -> None:
@@ -92,7 +95,9 @@ class Person:
                     if not self.leaving:  # told so while the page was on its way
                         await self._visit(socket, silence)
             except (OSError, WebSocketException, TimeoutError):
-                self.refusals += 1
+                pass
+            if not self.leaving:
+                self.cuts.append(time.monotonic())
                 await asyncio.sleep(RETURN_SECONDS * self.dice.random())
 
     async def leave(self) -> None:
@@ -180,11 +185,17 @@ class Person:
 
 @dataclass
 class Deaths:
-    """When processes died, in monotonic seconds: what was said around then may be missed."""
+    """When processes died, in monotonic seconds: `times` of all, `servers` of servers only."""
 
     times: list[float] = field(default_factory=list)
+    servers: list[float] = field(default_factory=list)
+
+    def excuse_cut(self, moment: float) -> bool:
+        """Whether a page may have been cut off then, or not let in: a server died just before."""
+        return any(death <= moment <= death + AFTER_DEATH for death in self.servers)
 
     def excuse(self, line: Line) -> bool:
+        """Whether somebody may have missed it."""
         end = line.heard_by_sender or line.sent
         return any(line.sent - AFTER_DEATH <= death <= end + BEFORE_DEATH for death in self.times)
 
@@ -248,6 +259,9 @@ def accounts(people: list[Person], deaths: Deaths) -> list[str]:
     rooms = {line.text: line.room for person in people for line in person.lines.values()}
     for person in people:
         wrong += person.strays + person.surprises
+        for cut in person.cuts:
+            if not deaths.excuse_cut(cut):
+                wrong.append(f"{person.name} was cut off at {moment(cut)}, and no server had died")
         for stay in person.stays:
             for text, times in stay.heard.items():
                 if times > 1:

@@ -139,6 +139,7 @@ class Chaos:
 
     async def kill_a_server(self) -> None:
         place = self.dice.randrange(SERVERS)
+        self.deaths.servers.append(time.monotonic())
         self._died(self.site.servers[place])
         self.site.servers[place] = await asyncio.to_thread(self.site.new_server, place)
 
@@ -209,7 +210,7 @@ def told_of(people: list[Person], chaos: Chaos) -> str:
     return (
         f"{len(lines)} lines said, {len(list(accepted(people)))} accepted, {heard} heard; "
         f"{sum(person.visits for person in people)} visits, "
-        f"{sum(person.refusals for person in people)} times cut off or not let in; "
+        f"{sum(len(person.cuts) for person in people)} times cut off; "
         f"seed {SEED}: {', '.join(each for each in chaos.done if 'cut' not in each)}, "
         f"{sum('cut' in each for each in chaos.done)} connections cut"
     )
