@@ -18,6 +18,7 @@ Run = Callable[[Awaitable[Any]], Any]
 
 LOOPS = {"gevent": HubLoop, "asyncio": asyncio.SelectorEventLoop}
 PLACES = ["valkey", "redis", "hub"]
+DEADLINE = 60  # s for one coroutine: much more than it takes, also where a machine stands still
 
 
 @pytest.fixture(params=[f"{loop}-{place}" for loop in LOOPS for place in PLACES] + ["in-memory"])
@@ -48,11 +49,11 @@ def url(server: Hub | RedisServer | None) -> str:
 
 @pytest.fixture
 def run(kind: tuple[str, str]) -> Iterator[Run]:
-    """Runs coroutines on one loop, each for at most 10 s."""
+    """Runs coroutines on one loop, each until `DEADLINE`."""
     with asyncio.Runner(loop_factory=LOOPS[kind[0]]) as runner:
 
         async def limited(coroutine: Awaitable[Any]) -> Any:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE):
                 return await coroutine
 
         yield lambda coroutine: runner.run(limited(coroutine))

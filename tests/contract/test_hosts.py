@@ -22,7 +22,7 @@ from gredis.errors import GredisError, RedisRefused
 from gredis.location import locate
 from gredis.messages import unpack
 from tests.conftest import needs, running_redis
-from tests.contract.conftest import ENDS
+from tests.contract.conftest import DEADLINE, ENDS
 
 DRIVERS = pytest.mark.parametrize("kind", [("gevent", "none"), ("asyncio", "none")], ids="-".join)
 Start = Callable[..., int]
@@ -44,7 +44,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         ports = ["--port", "0", "--tls-port", str(port)] if tls else ["--port", str(port)]
         command = [needs("redis-server"), *options, *ports, "--save", ""]
         running.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
@@ -128,7 +128,7 @@ def test_with_several_hosts_everything_arrives_and_all_have_work(kind, run):
 @DRIVERS
 def test_the_others_go_on_when_one_host_is_away(kind, run):
     with running_redis("redis") as one, running_redis("redis") as other:
-        layer = GredisChannelLayer([one.url, other.url], patience=5)
+        layer = GredisChannelLayer([one.url, other.url], patience=DEADLINE)
 
         async def scenario():
             crossbar = layer.crossbar
@@ -141,7 +141,7 @@ def test_the_others_go_on_when_one_host_is_away(kind, run):
             with pytest.raises(GredisError, match="no answer"):
                 await layer.group_send(names[1], {"type": "t"})
             other.start()
-            crossbar.patience = 5
+            crossbar.patience = DEADLINE
             await layer.group_send(names[1], {"type": "t"})
             await layer.close()
 
@@ -179,7 +179,7 @@ def test_users_and_passwords_and_databases_of_the_url(kind, run, start, tmp_path
     config.write_text("user ann on >sesame ~gredis:* &gredis:* +@all\nuser default off\n")
     port = start(str(config))
     assert run(exchange(f"redis://ann:sesame@localhost:{port}/3", kind[0])) == "hello"
-    layer = GredisChannelLayer(f"redis://ann:wrong@localhost:{port}", patience=1)
+    layer = GredisChannelLayer(f"redis://ann:wrong@localhost:{port}")
 
     async def scenario():
         with pytest.raises(RedisRefused, match="WRONGPASS"):
@@ -197,9 +197,10 @@ def test_whoever_the_sentinels_name_is_the_master(kind, run, start, tmp_path):
     config = tmp_path / "sentinel.conf"
     config.write_text(f"sentinel monitor ours 127.0.0.1 {port} 1\n")
     sentinel = start(str(config), "--sentinel")
-    nobody = sentinel + 1
-    url = f"sentinel://localhost:{nobody},localhost:{sentinel}/ours"
-    assert run(exchange(url, kind[0])) == "hello"
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"sentinel://localhost:{nobody.getsockname()[1]},localhost:{sentinel}/ours"
+        assert run(exchange(url, kind[0])) == "hello"
 
 
 def test_a_location_is_read_from_its_url():

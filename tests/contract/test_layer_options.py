@@ -13,6 +13,7 @@ from gredis import GredisChannelLayer
 from gredis.drivers.asyncio import AsyncioCrossbar
 from gredis.drivers.gevent import GeventCrossbar
 from gredis.errors import GredisError, MessageTooLarge
+from tests.contract.conftest import DEADLINE
 from tests.contract.test_faults import until
 
 pytestmark = pytest.mark.parametrize(
@@ -43,10 +44,15 @@ def test_messages_older_than_expiry_are_dropped_when_received(make, run):
         channel = await layer.new_channel()
         for to in (channel, "work"):
             await layer.send(to, {"type": "old"})
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.1)
+        layer.expiry = DEADLINE  # what is new may take its time
+        receiving = asyncio.create_task(layer.receive(channel))
+        await until(lambda: layer.dropped)
+        for each in channels_of(layer.crossbar):
+            each.expiry = DEADLINE
         for to in (channel, "work"):
             await layer.send(to, {"type": "new"})
-        return [(await layer.receive(to))["type"] for to in (channel, "work")]
+        return [(await receiving)["type"], (await layer.receive("work"))["type"]]
 
     assert run(scenario()) == ["new", "new"]
 
@@ -58,9 +64,12 @@ def test_what_has_expired_no_longer_fills_a_shared_channel(make, run):
         for _ in range(3):
             await layer.send("work", {"type": "old"})
             await layer.send("work", {"type": "old"})
-            with pytest.raises(ChannelFull):
-                await layer.send("work", {"type": "old"})
-            await asyncio.sleep(0.06)
+            await asyncio.sleep(0.1)
+        layer.expiry = DEADLINE
+        await layer.send("work", {"type": "new"})
+        await layer.send("work", {"type": "new"})
+        with pytest.raises(ChannelFull):
+            await layer.send("work", {"type": "new"})
 
     run(scenario())
 
@@ -120,7 +129,7 @@ def test_a_stuck_socket_does_not_fill_the_inbox_of_its_process(make, run):
 
 
 def test_a_burst_arrives_whole_when_the_sender_is_willing_to_wait(make, run):
-    layer = make(capacity=10)
+    layer = make(capacity=10, patience=DEADLINE)
     members, messages = 100, 1000
 
     async def receive(channel: str) -> list[int]:
@@ -139,13 +148,15 @@ def test_a_burst_arrives_whole_when_the_sender_is_willing_to_wait(make, run):
 
 
 def test_who_waits_for_a_stuck_member_is_told_after_its_patience(make, run):
-    layer = make(capacity=2, patience=0.1, patient=True)
+    layer = make(capacity=2, patient=True)
 
     async def scenario():
         await layer.group_add("room", await layer.new_channel())
         await layer.group_send("room", {"type": "t"})
+        layer.patience = 0.1  # for the one that must fail
         with pytest.raises(ChannelFull, match="no room for too long"):
             await layer.group_send("room", {"type": "t"})
+        layer.patience = DEADLINE
         await layer.group_send("nobody", {"type": "t"})
 
     run(scenario())

@@ -21,6 +21,7 @@ from gredis.drivers import asyncio as driver
 from gredis.errors import Closed
 from gredis.messages import unpack
 from tests.contract import forking, plain
+from tests.contract.conftest import DEADLINE
 from tests.contract.test_faults import until
 from thyme.loop import HubLoop
 
@@ -54,7 +55,7 @@ def test_a_process_on_stock_asyncio_talks_to_one_on_gevent(url, run):
 
         try:
             assert run(scenario()) == ["question", "direct"]
-            assert there.wait(10) == 0
+            assert there.wait(DEADLINE) == 0
         finally:
             there.kill()
 
@@ -123,7 +124,7 @@ def test_a_forked_child_has_a_crossbar_of_its_own_and_does_not_keep_its_parents_
         assert looking_in.pubsub_numsub(here)[0][1] == 1
         parent.kill()
         parent.wait()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         while looking_in.pubsub_numsub(here)[0][1]:  # the child still runs
             assert time.monotonic() < deadline
         parent.stdin.close()

@@ -34,7 +34,7 @@ SERVERS: dict[str, Callable[[int], list[str]]] = {
     ],
     "thyme": lambda port: ["thyme", APPLICATION, "--port", str(port)],
 }  # fmt: skip
-WITHIN = 1.0  # s after Redis has come back all is well again
+DEADLINE = 60  # s for anything: much more than it takes, also where a machine stands still
 WORKER = ["django", "runworker", "jobs", "-v", "0"]
 
 
@@ -64,7 +64,7 @@ class Programs:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         program = self.start(*SERVERS[name](port))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
@@ -80,11 +80,11 @@ class Programs:
         return "\n".join(line for line in lines if not line.startswith("Thyme listens"))
 
     def stop(self) -> None:
-        """As a service manager stops them: all are gone within some seconds."""
+        """As a service manager stops them: all end by themselves."""
         for program in self.running:
             program.send_signal(signal.SIGTERM)
         for program in self.running:
-            program.wait(10)
+            program.wait(DEADLINE)
         self.running.clear()
 
 
@@ -101,18 +101,18 @@ def programs(url: str, log: Path) -> Iterator[Programs]:
 
 def member(stack: ExitStack, place: str, path: str) -> ClientConnection:
     """Somebody who is in the room."""
-    peer = stack.enter_context(connect(f"ws://{place}/{path}", open_timeout=10))
+    peer = stack.enter_context(connect(f"ws://{place}/{path}", open_timeout=DEADLINE))
     return peer
 
 
 def hear(peer: ClientConnection, text: str) -> None:
-    assert peer.recv(timeout=10) == text
+    assert peer.recv(timeout=DEADLINE) == text
 
 
 def hear_until(peer: ClientConnection, text: str) -> list[str]:
     """What is heard before `text`."""
     heard = []
-    while (said := peer.recv(timeout=10)) != text:
+    while (said := peer.recv(timeout=DEADLINE)) != text:
         heard.append(said)
     return heard
 
@@ -129,7 +129,7 @@ def in_the_room(stack: ExitStack, *places: str) -> list[ClientConnection]:
 
 def swept(url: str) -> list[bytes]:
     """Keys that would stay for ever, after one more process has come and gone."""
-    with redis.Redis.from_url(url) as looking_in, gevent.Timeout(10):
+    with redis.Redis.from_url(url) as looking_in, gevent.Timeout(DEADLINE):
         visitor = GeventCrossbar(url)
         visitor.open()
         while looking_in.smembers("gredis:known") != {visitor.inbox.encode()}:
@@ -148,7 +148,7 @@ def test_rooms_jobs_and_pages_work_over_two_servers_and_leave_nothing(name, redi
         for peer in people:
             peer.send("job x")
             hear(peer, "done: job x")
-        with urllib.request.urlopen(f"http://{one}/page", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{one}/page", timeout=DEADLINE) as answer:
             assert answer.read() == (b"gevent" if name == "thyme" else b"no gevent")
         for peer in people:
             hear(peer, "a page")
@@ -172,14 +172,12 @@ def test_websockets_stay_open_and_hear_of_the_loss_when_redis_comes_back_empty(
         redis_server.kill()
         people[0].send("said meanwhile")
         redis_server.start()
-        came_back = time.monotonic()
         before = [hear_until(people[0], "said meanwhile")]  # its process is there again
         for peer in people[1:]:
-            before.append([peer.recv(timeout=10)])  # and the others hear that something was lost
+            before.append([peer.recv(timeout=DEADLINE)])  # the others hear that something was lost
         people[3].send("again")
         for peer in people:
             assert hear_until(peer, "again") in ([], ["said meanwhile"])
-        assert time.monotonic() - came_back < WITHIN
         assert before == [["lost None"]] * 4
         started.stop()
 

@@ -19,6 +19,7 @@ from gredis.session import GRACE
 from tests.conftest import RedisServer
 
 Open = Callable[..., GeventCrossbar]
+DEADLINE = 60  # s for one test: much more than it takes, also where a machine stands still
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def crossbar(redis_server: RedisServer) -> Iterator[Open]:
         opened[-1].open()
         return opened[-1]
 
-    with gevent.Timeout(30):
+    with gevent.Timeout(DEADLINE):
         yield open_one
         for one in opened:
             one.close()
@@ -57,7 +58,7 @@ connect(sys.argv[1]).open()
 
 def test_a_process_that_ends_without_closing_says_good_bye(redis_server, looking_in):
     command = [sys.executable, "-W", "error", "-c", FORGETFUL, redis_server.url]
-    assert subprocess.run(command, capture_output=True, text=True, timeout=30).stderr == ""
+    assert subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE).stderr == ""
     assert looking_in.keys("*") == []
 
 
@@ -255,8 +256,10 @@ def test_connections_killed_under_load_lose_and_repeat_nothing(crossbar, looking
     killed = 0
 
     def send() -> None:
-        for number in range(2000):
+        number = 0
+        while number < 2000 or killed < 50:
             sender.unicast(mailbox.address, number)
+            number += 1
         sender.unicast(mailbox.address, "end")
 
     sending = gevent.spawn(send)
@@ -269,7 +272,7 @@ def test_connections_killed_under_load_lose_and_repeat_nothing(crossbar, looking
                 if int(client["id"]) != me:
                     killed += looking_in.client_kill_filter(_id=client["id"])
     sending.get()
-    assert got == [*range(2000), "end"]
+    assert got == [*range(len(got) - 1), "end"]
     assert killed >= 50
 
 
@@ -306,12 +309,13 @@ def test_rooms_work_again_after_redis_comes_back_empty(crossbar, redis_server):
 
 
 def test_callers_wait_for_redis_and_are_told_when_it_does_not_come_back(crossbar, redis_server):
-    process = crossbar(patience=0.2)
+    process = crossbar()
     redis_server.kill()
+    process.patience = 0.2  # for the one that must fail
     with pytest.raises(Unreachable, match=r"no answer from unix:.* for 0.2 s"):
         process.multicast("room", "line")
     redis_server.start()
-    process.patience = 10
+    process.patience = DEADLINE
     process.multicast("room", "line")
 
 
@@ -324,21 +328,22 @@ def test_an_error_of_redis_reaches_the_caller(crossbar, looking_in):
     assert process.multicast("room", "line") == (0, 0)
 
 
-def test_a_process_that_was_busy_has_its_whole_patience(redis_server):
-    answered = []
+def test_a_process_that_was_busy_has_its_whole_patience():
+    """The hub's clock stands still meanwhile; a timer set then must know what time it is."""
+    passed = []
 
     def busy_process():  # a thread, because a hub that has never run cannot be had twice in one
         hub = gevent.get_hub()
+        crossbar = GeventCrossbar("unix:///nowhere")
+        time.sleep(0.7)  # nothing is patched: the hub does not run
         began = time.monotonic()
-        while time.monotonic() - began < 0.7:
-            pass
-        crossbar = GeventCrossbar(redis_server.url, patience=0.5)
-        crossbar.open()
-        crossbar.close()
-        answered.append(True)
+        done = gevent.event.Event()
+        crossbar.later(0.5, done.set)
+        done.wait()
+        passed.append(time.monotonic() - began)
         hub.destroy()
 
     thread = threading.Thread(target=busy_process)
     thread.start()
     thread.join()
-    assert answered == [True]
+    assert passed[0] >= 0.5

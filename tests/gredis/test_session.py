@@ -4,6 +4,8 @@ are lost when it says so. Whatever happens in between, what was accepted arrives
 
 from __future__ import annotations
 
+from itertools import islice
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -12,7 +14,7 @@ from gredis.carriers.tcp import TcpCarrier
 from gredis.crossbar import Crossbar
 from gredis.hub import Connection, Hub
 from gredis.messages import Kind, Letter, pack, unpack
-from gredis.session import Session
+from gredis.session import Session, pauses
 
 
 class Reply:
@@ -294,3 +296,7 @@ def test_who_was_there_in_between_is_not_taken_for_dead():
     sender.session.confirm(inbox)
     settle(sender)
     assert dead == [inbox]
+
+
+def test_a_host_that_is_back_is_found_within_a_fifth_of_a_second_whenever_it_comes_back():
+    assert max(islice(pauses(), 1000)) <= 0.2

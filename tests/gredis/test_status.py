@@ -13,14 +13,17 @@ from gevent import subprocess as cooperative
 from gredis import status
 from gredis.drivers.gevent import GeventCrossbar
 from tests.contract.hubs import running_hub
-from tests.gredis.test_gevent_driver import crossbar
+from tests.gredis.test_gevent_driver import DEADLINE, crossbar
 
 __all__ = ["crossbar"]
 
 
 def gredis(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gredis", *arguments], capture_output=True, text=True, timeout=20
+        [sys.executable, "-m", "gredis", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
     )
 
 
@@ -62,7 +65,7 @@ def test_the_figures_for_prometheus_are_of_this_process_and_of_all_queues(crossb
 
 
 def test_the_hub_has_the_same_figures_and_the_command_shows_them():
-    with running_hub() as hub, gevent.Timeout(20):
+    with running_hub() as hub, gevent.Timeout(DEADLINE):
         one = GeventCrossbar(hub.url)
         furnish(one)
         check(status.read(hub.url), one)
@@ -85,7 +88,7 @@ def test_status_says_in_one_sentence_that_nobody_answers(tmp_path):
 def test_the_hub_stops_when_told_to_with_exit_code_0(number):
     with running_hub() as hub:
         hub.process.send_signal(number)
-        assert hub.process.wait(10) == 0
+        assert hub.process.wait(DEADLINE) == 0
 
 
 def test_the_hub_says_that_its_port_is_in_use():
@@ -97,7 +100,7 @@ def test_the_hub_says_that_its_port_is_in_use():
 
 
 def test_noise_on_a_hubs_port_harms_nobody():
-    with running_hub() as hub, gevent.Timeout(20):
+    with running_hub() as hub, gevent.Timeout(DEADLINE):
         for noise in (
             b"GET / HTTP/1.1\r\n\r\n",
             b"\0\0\0\1\xc0",
@@ -113,7 +116,7 @@ def test_noise_on_a_hubs_port_harms_nobody():
 
 
 def test_the_table_is_shown_again_and_again_until_somebody_interrupts():
-    with running_hub() as hub, gevent.Timeout(30):
+    with running_hub() as hub, gevent.Timeout(DEADLINE):
         one = GeventCrossbar(hub.url)
         one.open()
         command = [sys.executable, "-m", "gredis", "status", "--url", hub.url, "--every", "0.05"]
@@ -126,7 +129,7 @@ def test_the_table_is_shown_again_and_again_until_somebody_interrupts():
                     if line.startswith("\x1b[H") and one.inbox in rooms:
                         one.join("later", one.mailbox().address.local)
                 watching.send_signal(signal.SIGINT)
-                assert watching.wait(10) == 0
+                assert watching.wait(DEADLINE) == 0
             finally:
                 watching.kill()
         assert one.inbox in rooms
