@@ -61,6 +61,7 @@ class Relay:
         """Where the workers' letters arrive."""
         crossbar = self.crossbar
         if self._desk is None or self._desk.end is not crossbar:
+            self._close_desk()  # somebody else has closed its crossbar
             self._driver = GeventDriver()
             self._desk = RelayDesk(crossbar, self._driver, self.options)
         return self._desk
@@ -71,10 +72,15 @@ class Relay:
 
     def close(self) -> None:
         """Leave the crossbar; the server calls this when it has stopped."""
-        if self._desk is not None and not self._desk.end.closed:
-            self._driver.wait_for_quiet(self._desk, CLOSE_SECONDS)
-            self._desk.close()
+        self._close_desk()
         self.crossbar.close()
+
+    def _close_desk(self) -> None:
+        if self._desk is not None:
+            if not self._desk.end.closed:
+                self._driver.wait_for_quiet(self._desk, CLOSE_SECONDS)
+            self._desk.close()
+            self._desk = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the connection to a worker, and carry its events until it ends."""

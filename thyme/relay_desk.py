@@ -19,7 +19,8 @@ from typing import Any
 from gredis.errors import GredisError
 from gredis.messages import pack
 from thyme.application import Scope
-from thyme.relay_half import Attempt, Relayed
+from thyme.relay_attempt import Attempt
+from thyme.relay_half import Relayed
 from thyme.relay_link import Link
 from thyme.relay_messages import (
     BACK,

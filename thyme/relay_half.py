@@ -4,8 +4,9 @@ Events of the peer go in (`from_peer`), events for the peer come out (`output`);
 comes in by the methods named like its kinds of entry. Whoever waits is rung: `output.ring` when
 there is something for the peer or all is over, `ring_room` when the peer may be read again.
 
-An *attempt* is one worker at work on the connection. There is one, usually for good. A WebSocket
-that can be resumed gets another one when its worker stops or dies, here is the extension for it.
+An *attempt* (`relay_attempt.py`) is one worker at work on the connection. There is one, usually for
+good. A WebSocket that can be resumed gets another one when its worker stops or dies, here is the
+extension for it.
 
     The ASGI extension "websocket.resume"
 
@@ -33,8 +34,8 @@ that can be resumed gets another one when its worker stops or dies, here is the 
     handed over in order, and again if the application that received them died before it had
     received the next event (that is how the server knows that one has been dealt with). Once there
     is a note they carry "id": [stream, number], the same when one is handed over again. So each is
-    dealt with at least once, and exactly once when the process stops and does not die. A line
-    that `LIVES` processes have died of is handed over no more: the peer is told 1012.
+    dealt with at least once, and exactly once when the process stops and has the time for it. A
+    line that `LIVES` processes have died of is handed over no more: the peer is told 1012.
 
     What is promised of what the application sends: all that a process handed over before it died.
     The last lines may be said twice, by the one that died and by its successor. Where that matters
@@ -54,6 +55,7 @@ from collections.abc import Callable
 from typing import Any
 
 from thyme.application import Event, Scope
+from thyme.relay_attempt import Attempt
 from thyme.relay_link import Link
 from thyme.relay_messages import (
     DISCONNECTS,
@@ -95,26 +97,6 @@ DENIAL = "websocket.http.response"
 """ASGI's extension for that."""
 
 
-class Attempt:
-    """One worker at work on a connection; `link` is None until it has said hello."""
-
-    __slots__ = ("accepted", "connection", "ended", "inbox", "link", "resumes", "told")
-
-    def __init__(self, connection: int, told: int, resumes: bool) -> None:
-        self.connection = connection
-        self.told = told  # number of the next event to send
-        self.resumes = resumes  # where another one has ended: the peer is connected already
-        self.inbox: str | None = None
-        self.link: Link | None = None
-        self.accepted = False
-        self.ended = False
-
-    def say(self, kind: str, *what: Any) -> None:
-        """Say something to the worker."""
-        if self.link is not None and not self.link.over:
-            self.link.say(self.connection, kind, *what)
-
-
 class Relayed:
     """The server's half."""
 
@@ -153,9 +135,9 @@ class Relayed:
         """The peer has said something."""
         if event["type"] == "websocket.receive" and weigh(event) > EVENT_BYTES:
             self._too_big(event)
-            return
-        for piece in pieces(event):
-            self._tell(piece)
+        else:
+            for piece in pieces(event):
+                self._tell(piece)
 
     def _tell(self, event: Event) -> None:
         self.gone = event["type"] == DISCONNECTS[self.type]["type"]
@@ -277,6 +259,7 @@ class Relayed:
     def _take_over(self) -> None:
         """The one that leaves says what has reached it, and ends; then the successor is heard."""
         if self.leaving is not None:
+            self.leaving.ended = True
             self.leaving.say(RELEASE, True)
             self.soon_settle(self.leaving)
 
@@ -286,6 +269,11 @@ class Relayed:
             self.leaving = None
         while self.leaving is None and self._early and not self.over and self.attempt is not None:
             self.event(self.attempt, *self._early.popleft())
+
+    def _no_longer_early(self, attempt: Attempt) -> None:
+        """What a successor has said is heard now, for it will say nothing more."""
+        if attempt.accepted:
+            self.settle(self.leaving)
 
     def _said_before(self, once: Any) -> bool:
         stream, number = once
@@ -331,6 +319,7 @@ class Relayed:
             self.settle(attempt)
         if self.attempt is not attempt or self.over:
             return False
+        self._no_longer_early(attempt)
         self._deaths += attempt.inbox is not None and bool(self._events)
         if self.resumable and self._deaths < LIVES:
             return True
@@ -342,7 +331,7 @@ class Relayed:
         """The worker stops; whether another one shall take over."""
         if attempt is not self.attempt or not self.resumable:
             return False
-        self.settle(self.leaving)
+        self._no_longer_early(attempt)
         if attempt.accepted:
             self.leaving = attempt
         return True
@@ -354,7 +343,7 @@ class Relayed:
             self.settle(attempt)
         if attempt is not self.attempt:
             return
-        self.settle(self.leaving)
+        self._no_longer_early(attempt)
         if how == FAILED:
             self.refuse(500, 1011, "Internal Server Error")
         elif how == STOPPED:

@@ -82,7 +82,8 @@ class Taken:
         self._offered = resume is not None
         self._resumable = bool(resume and resume.get("note") is not None)
         self._accepted = False
-        self._leaves = self._left = False
+        self._waits = False  # the application, for the peer
+        self._stops = self._left = False
         self._disconnect: Event | None = None
         self._gone = False
         self._in_vain = 0
@@ -116,12 +117,12 @@ class Taken:
     def receive_now(self) -> Event | None:
         """The next event, if it is here; else None: wait to be rung, and ask again."""
         self._dealt_with()
+        if self._stops and (self._accepted or not self._received):
+            self._give_up()
         if self._disconnect is not None and (self._left or not self._received):
             return self._disconnect
-        if self._leaves:
-            self._leave()
-            return None
-        if not self._received:
+        self._waits = self._left or not self._received
+        if self._waits:
             return None
         event = self._received.popleft()
         if event is not CONNECT:
@@ -244,18 +245,22 @@ class Taken:
     def stop(self) -> None:
         """This worker stops: hand the WebSocket over, or let the application receive a disconnect.
 
-        The one that is handed over goes on until another worker has it; lines of the peer wait.
+        Which of them, is decided when the application waits for the peer: it may be just about to
+        accept, and to leave a note. The one that is handed over goes on until another worker has
+        it; lines of the peer wait.
         """
-        if self._disconnect is not None or self.type != "websocket":
-            return
+        if self._disconnect is None and self.type == "websocket":
+            self._stops = True
+            if self._waits:
+                self._give_up()
+
+    def _give_up(self) -> None:
         if self._resumable and self._accepted:
-            self._leaves = True
-            if self._given is None:  # it waits for the peer
-                self._leave()
-            return
-        self.how = STOPPED
-        self._disconnect = {"type": "websocket.disconnect", "code": 1012}
-        self.ring()
+            self._leave()
+        elif self._disconnect is None:
+            self.how = STOPPED
+            self._disconnect = {"type": "websocket.disconnect", "code": 1012}
+            self.ring()
 
     def _leave(self) -> None:
         if not self._left and not self.link.over:
@@ -264,7 +269,11 @@ class Taken:
             self.link.say(self.connection, LEAVE)
 
     def part(self) -> None:
-        """Nobody has taken it over in time: the server keeps it, and goes on looking."""
+        """The time to stop is over. What nobody has taken over yet the server keeps, and goes on
+        looking; also what the application is busy with still, as if it had died over that.
+        """
+        if self._stops and (self._resumable if self._accepted else self._offered):
+            self._leave()
         if self._left:
             self.release(taken_over=True)
 

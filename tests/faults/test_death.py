@@ -14,7 +14,7 @@ import pytest
 import websocket
 
 from tests.faults.conftest import wait_until
-from tests.system.children import DEADLINE
+from tests.system.children import DEADLINE, Child
 
 AT_ONCE = 3.0  # s; it takes 0.03 s, and much longer only where ten processes want one core
 STOPPING = 1012
@@ -162,6 +162,40 @@ def test_a_socket_with_a_note_waits_for_a_worker_that_is_still_to_come(site):
         second = site.work("second")
         assert socket.recv() == f"{second.pid} b'a note'"
         assert socket.recv() == "typed while there is no worker"
+
+
+def test_a_line_that_a_worker_is_busy_with_for_too_long_when_it_stops_is_handed_over(site):
+    site.serve()
+    first = site.work("first")
+    with site.socket("/resumes") as socket:
+        assert socket.recv() == f"{first.pid} None"
+        socket.send("stall here")
+        assert first.line("begun") == ""
+        second = site.work("second")
+        first.end()
+        assert socket.recv() == f"{second.pid} b'a note'"
+        assert socket.recv() == "stall here"
+
+
+def test_a_socket_that_is_being_opened_when_its_worker_stops_is_handed_over_too(site):
+    site.serve()
+    first = site.work("first")
+    second: list[Child] = []
+
+    def replace() -> None:
+        first.line("begun")
+        os.kill(first.pid, signal.SIGTERM)
+        second.append(site.work("second"))
+        first.end(None)
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    with site.socket("/resumes?slow") as socket:
+        assert socket.recv() == f"{first.pid} None"
+        replacing.join(DEADLINE)
+        assert socket.recv() == f"{second[0].pid} b'a note'"
+        socket.send("and now?")
+        assert socket.recv() == "and now?"
 
 
 def test_a_worker_that_stops_closes_its_other_sockets_with_1012(site):

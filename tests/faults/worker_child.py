@@ -20,10 +20,13 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
             scope, receive, send
         )
         return
+    offer = scope["extensions"]["websocket.resume"]
     await receive()
+    if scope["query_string"] == b"slow":
+        print("begun", flush=True)
+        await asyncio.sleep(0.5)
     await send({"type": "websocket.accept"})
     if kind == "resumes":
-        offer = scope["extensions"]["websocket.resume"]
         await send({"type": "websocket.send", "text": f"{os.getpid()} {offer['note']}"})
         await send({"type": "websocket.resume.note", "note": NOTE})
     while (event := await receive())["type"] == "websocket.receive":
@@ -32,7 +35,8 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if event["text"] == "flood":
             for number in range(1000):
                 await send({"type": "websocket.send", "text": f"{number} " + "x" * 10_000})
-        elif event["text"] == "stall":
+        elif event["text"] == "stall" or (event["text"] == "stall here" and not offer["note"]):
+            print("begun", flush=True)
             await asyncio.sleep(3600)
         else:
             await send({"type": "websocket.send", "text": event["text"]})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from thyme.relay_half import Attempt, Relayed
+from thyme.relay_attempt import Attempt
+from thyme.relay_half import Relayed
 from thyme.relay_link import Link
-from thyme.relay_messages import RELEASE
+from thyme.relay_messages import FAILED, RELEASE
 from thyme.relay_window import WEBSOCKET, Window
 
 SCOPE = {"type": "websocket", "path": "/", "headers": [], "extensions": {}}
@@ -147,3 +148,42 @@ def test_who_leaves_when_nobody_came_is_told_that_the_peer_has_gone(socket):
     socket.half.refuse(503, 1012, "no worker has room")
     socket.half.abandon()
     assert told(first) == [[RELEASE, False]]
+
+
+def test_who_was_succeeded_is_not_told_that_the_peer_has_gone(socket):
+    """Or else it would tell the rooms, too, and both would deal with what the peer said last."""
+    first = socket.begun()
+    socket.half.leave(first)
+    socket.says(socket.worker(), ACCEPT)
+    socket.half.abandon()
+    assert told(first) == [[RELEASE, True]]
+
+
+def test_what_a_successor_said_before_it_died_is_heard(socket):
+    first = socket.begun()
+    socket.half.leave(first)
+    second = socket.worker()
+    socket.says(second, ACCEPT, line("a"))
+    assert socket.half.died(second)
+    assert socket.heard == ["a"]
+
+
+@pytest.mark.parametrize("how", ["leaves", "fails"])
+def test_a_successor_that_accepts_nothing_silences_nobody(socket, how):
+    first = socket.begun()
+    socket.half.leave(first)
+    second = socket.worker()
+    if how == "leaves":
+        assert socket.half.leave(second)
+        socket.worker()
+    else:
+        socket.half.end(second, FAILED)
+        assert socket.half.over
+    socket.half.abandon()
+    assert told(first) == [[RELEASE, False]]
+
+
+def test_a_socket_that_nobody_has_accepted_goes_on_when_its_worker_leaves(socket):
+    assert socket.half.leave(socket.worker())
+    socket.begun()
+    assert socket.half.output.next() is None

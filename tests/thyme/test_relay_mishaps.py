@@ -262,6 +262,26 @@ def test_a_desk_says_once_that_it_cannot_hold_lifelines(redis_server, server, st
     assert "see Relay(lifeline=…)" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["closed", "used again"])
+def test_a_relay_takes_no_lifelines_any_more_when_its_crossbar_was_closed_by_another(
+    redis_server, start, monkeypatch, how
+):
+    ends = [GeventCrossbar(redis_server.url) for _ in range(2)]
+    monkeypatch.setattr(relay_module, "connect", lambda url, prefix: ends[0])
+    start(echo)
+    relay = Relay(redis_server.url)
+    leave(talk(relay))
+    host, _, port = relay.desk._place.rpartition(":")
+    ends.pop(0).close()
+    if how == "closed":
+        relay.close()
+    else:
+        leave(talk(relay))
+    with pytest.raises(ConnectionRefusedError):
+        gevent.socket.create_connection((host, int(port)))
+    relay.close()
+
+
 def test_whether_a_worker_lives_is_not_asked_while_it_holds_its_lifeline(
     server, start, monkeypatch
 ):

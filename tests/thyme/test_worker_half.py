@@ -109,3 +109,40 @@ def test_a_socket_with_a_note_is_handed_over_when_its_last_line_has_been_dealt_w
     assert said(taken)[-2:] == [["taken", 1, 65], ["leave"]] or said(taken)[-1] == ["leave"]
     taken.release(True)
     assert taken.receive_now() == {"type": "websocket.handover"}
+
+
+def test_a_socket_that_is_being_opened_when_its_worker_stops_is_handed_over_once_it_can_be():
+    taken = half(dict(CONNECT), scope=SCOPE)
+    taken.stop()  # the application has not even asked for the connect
+    assert taken.receive_now() == CONNECT
+    taken.begin_send({"type": "websocket.accept"})
+    taken.begin_send({"type": "websocket.resume.note", "note": b"n"})
+    assert taken.receive_now() is None
+    assert said(taken)[-1] == ["leave"]
+
+
+def test_a_socket_that_is_open_without_a_note_ends_when_its_worker_stops():
+    taken = half(dict(CONNECT))
+    taken.receive_now()
+    taken.begin_send({"type": "websocket.accept"})
+    taken.stop()
+    assert taken.receive_now() == {"type": "websocket.disconnect", "code": 1012}
+    taken.part()
+    taken.end()
+    assert ["leave"] not in said(taken)
+    assert said(taken)[-1] == ["end", "stopped"]
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_socket_whose_application_is_busy_for_too_long_is_handed_over_as_of_the_dead(accepted):
+    taken = half(dict(CONNECT), {"type": "websocket.receive", "text": "a"})
+    taken.receive_now()
+    if accepted:
+        taken.begin_send({"type": "websocket.accept"})
+        taken.begin_send({"type": "websocket.resume.note", "note": b"n"})
+        assert taken.receive_now()["text"] == "a"  # and that takes long
+    taken.stop()
+    assert ["leave"] not in said(taken)
+    taken.part()
+    assert said(taken)[-1] == ["leave"]
+    assert taken.parted == accepted

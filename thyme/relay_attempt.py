@@ -1,0 +1,30 @@
+"""One worker at work on a connection, as its relay knows it. No I/O.
+
+What becomes of an attempt is decided in `relay_half.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thyme.relay_link import Link
+
+
+class Attempt:
+    """One worker at work on a connection; `link` is None until it has said hello."""
+
+    __slots__ = ("accepted", "connection", "ended", "inbox", "link", "resumes", "told")
+
+    def __init__(self, connection: int, told: int, resumes: bool) -> None:
+        self.connection = connection
+        self.told = told  # number of the next event to send
+        self.resumes = resumes  # where another one has ended: the peer is connected already
+        self.inbox: str | None = None
+        self.link: Link | None = None
+        self.accepted = False
+        self.ended = False  # or is about to, and need not be told
+
+    def say(self, kind: str, *what: Any) -> None:
+        """Say something to the worker."""
+        if self.link is not None and not self.link.over:
+            self.link.say(self.connection, kind, *what)
