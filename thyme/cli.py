@@ -30,7 +30,7 @@ from thyme.errors import CertificateUnusable, StartupFailed
 from thyme.listeners import DESCRIPTOR, tcp_bind
 from thyme.loop import close_shared_loop, install
 from thyme.options import config_of, read_options
-from thyme.processes import Processes, watch
+from thyme.processes import Processes, times, watch
 from thyme.programs import at_end_of_input, on_signals
 from thyme.server import Server
 from thyme.status import Gathered, Status
@@ -67,6 +67,7 @@ def _serve(options: dict[str, Any], config: Config) -> int:
 
 
 def _supervise(options: dict[str, Any], config: Config) -> int:
+    before = times(Path.cwd()) if options.get("reload") else {}
     processes = Processes(options, config, _LOGGER.info)
     service = _Service(options, config, processes=processes)
     try:
@@ -76,7 +77,7 @@ def _supervise(options: dict[str, Any], config: Config) -> int:
         processes.stop()
         raise
     if options.get("reload"):
-        gevent.spawn(watch, Path.cwd(), processes.renew)
+        gevent.spawn(watch, Path.cwd(), before, processes.renew)
     return service.run(processes.places)
 
 

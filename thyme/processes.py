@@ -149,26 +149,28 @@ class Processes:
 _PLACES = frozenset({"host", "port", "metrics"})
 
 
-def watch(folder: Path, changed: Callable[[], None]) -> None:
-    """Call `changed` whenever a Python file below `folder` is; never returns. To develop with."""
-    before = _times(folder)
+def watch(folder: Path, before: dict[str, int], changed: Callable[[], None]) -> None:
+    """Call `changed` whenever a Python file below `folder` is; never returns. To develop with.
+
+    `before`: when they had been changed (`times`) before the first of them was imported.
+    """
     while True:
         gevent.sleep(WATCH_SECONDS)
-        now = _times(folder)
+        now = times(folder)
         if now != before:
             before = now
             changed()
 
 
-def _times(folder: Path) -> dict[str, int]:
+def times(folder: Path) -> dict[str, int]:
     """When each source file was changed, without those of hidden folders (environments, caches)."""
-    times = {}
+    found = {}
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         for name in files:
             if name.endswith(".py"):
                 try:
-                    times[f"{place}/{name}"] = (Path(place) / name).stat().st_mtime_ns
+                    found[f"{place}/{name}"] = (Path(place) / name).stat().st_mtime_ns
                 except FileNotFoundError:
                     continue
-    return times
+    return found

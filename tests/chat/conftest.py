@@ -20,7 +20,7 @@ from django.test import Client
 
 from chat.models import Room
 
-PATIENCE = 10  # s to wait for a frame; far more than it takes
+PATIENCE = 60  # s to wait for a frame; far more than it takes
 
 
 def pytest_pyfunc_call(pyfuncitem):

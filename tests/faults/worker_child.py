@@ -92,7 +92,7 @@ def on_gevent(url: str) -> None:
     from thyme.worker import Worker
 
     loop.install()
-    worker = Worker(esque(application), GeventCrossbar(url), drain_seconds=2)
+    worker = Worker(esque(application), GeventCrossbar(url), drain_seconds=30)
     on_signals((signal.SIGTERM,), worker.stop)
     gevent.spawn(at_end_of_input, worker.stop)
     worker.run(lambda: print("ready", flush=True))
@@ -105,7 +105,7 @@ async def on_asyncio(url: str) -> None:
     from gredis.drivers.asyncio import AsyncioCrossbar
     from thyme.worker_asyncio import AsyncioWorker
 
-    worker = AsyncioWorker(application, AsyncioCrossbar(url), drain_seconds=2)
+    worker = AsyncioWorker(application, AsyncioCrossbar(url), drain_seconds=30)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     await worker.run(lambda: print("ready", flush=True))
     assert "gevent" not in sys.modules

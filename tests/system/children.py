@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 60.0  # s for anything that takes a second or two on a quiet machine
+DEADLINE = 90.0  # s for anything that takes a second or two on a quiet machine
 CONFIGURED = ("REDIS_URL", "DATABASE_URL", "DJANGO_ALLOWED_HOSTS", "DJANGO_DEBUG", "THYME_STATE")
 SHOWN = 60  # lines of standard error in a report
 

@@ -43,7 +43,9 @@ class Site:
     def worker(self, name: str, *options: str) -> Child:
         """A worker that takes connections."""
         place = environment(self.redis, self._database, name)
-        child = self._start(name, "manage.py", "runworker2", *options, **place, CHAT_RATE="1000")
+        child = self._start(
+            name, "manage.py", "runworker2", *options, **place, CHAT_RATE="1000", CHAT_BURST="1000"
+        )
         child.line("Worker ")
         return child
 

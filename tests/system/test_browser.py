@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -61,7 +62,8 @@ class Window:
 
     def until(self, condition):
         """What `condition` gives as soon as that is something."""
-        return WebDriverWait(self.driver, DEADLINE, 0.05).until(lambda _: condition())
+        wait = WebDriverWait(self.driver, DEADLINE, 0.05, [StaleElementReferenceException])
+        return wait.until(lambda _: condition())
 
     def sees(self, selector, text):
         """Wait until an element has exactly this text."""

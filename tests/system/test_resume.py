@@ -92,7 +92,13 @@ def site(request: pytest.FixtureRequest, database: str) -> Iterator[tuple[str, C
 
         def worker(name: str) -> Child:
             arguments = ("manage.py", "runworker2", "--loop", request.param)
-            child = start(name, *arguments, **environment(redis, database, name), CHAT_RATE="1000")
+            child = start(
+                name,
+                *arguments,
+                **environment(redis, database, name),
+                CHAT_RATE="1000",
+                CHAT_BURST="1000",
+            )
             child.line("Worker ")
             workers[name] = child
             return child

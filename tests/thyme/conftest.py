@@ -32,7 +32,7 @@ def child() -> Iterator[subprocess.Popen[str]]:
         yield process
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
 
 
 class Ways:
@@ -73,7 +73,7 @@ Start = Callable[..., tuple[GeventCrossbar, Worker]]
 def server(redis_server: RedisServer, monkeypatch) -> Iterator[Relay]:
     crossbar = GeventCrossbar(redis_server.url)
     monkeypatch.setattr(relay_module, "connect", lambda url, prefix: crossbar)
-    with gevent.Timeout(30):
+    with gevent.Timeout(60):
         crossbar.open()
         yield Relay(redis_server.url)
         crossbar.close()
@@ -86,7 +86,7 @@ def start(redis_server: RedisServer) -> Iterator[Start]:
 
     def start_worker(application: EsqueApplication, **options):
         crossbar = GeventCrossbar(redis_server.url)
-        worker = Worker(application, crossbar, drain_seconds=0.2, **options)
+        worker = Worker(application, crossbar, **options)
         ready = gevent.event.Event()
         running.append((worker, gevent.spawn(worker.run, ready.set)))
         ready.wait()
@@ -94,6 +94,7 @@ def start(redis_server: RedisServer) -> Iterator[Start]:
 
     yield start_worker
     for worker, greenlet in running:
+        worker.drain_seconds = 0.2
         worker.stop()
         with suppress(Closed):  # those that the test has killed
-            greenlet.get(timeout=10)
+            greenlet.get(timeout=60)

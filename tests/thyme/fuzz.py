@@ -164,11 +164,11 @@ def _agree(
         raise AssertionError(f"{stream!r}\nin pieces {cut!r}") from error
 
 
-def fuzz(seconds: float, seed: int) -> int:
-    """Run for so long; how many streams were tried."""
+def fuzz(seconds: float, seed: int, least: int = 0) -> int:
+    """Run for so long, and for so many streams at least; how many were tried."""
     chance = random.Random(seed)
     end, count = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or count < least:
         check_requests(chance)
         check_websocket(chance)
         count += 2

@@ -112,7 +112,7 @@ def begin() -> str:
 
 
 def wait_inside() -> str:
-    return str(inside.wait(10))
+    return str(inside.wait(60))
 
 
 def go() -> str:

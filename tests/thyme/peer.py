@@ -48,14 +48,14 @@ class Peer:
         self.incoming.put({"type": "websocket.receive", "text": text})
 
     def next(self) -> Any:
-        return self.sent.get(timeout=10)
+        return self.sent.get(timeout=30)
 
     def leave(self) -> None:
         self.incoming.put({"type": "websocket.disconnect", "code": 1001})
 
     def end(self) -> list[Any]:
         """Wait for the application; what it sent that nobody has taken yet."""
-        self.greenlet.get(timeout=10)
+        self.greenlet.get(timeout=30)
         return [self.sent.get() for _ in range(self.sent.qsize())]
 
 

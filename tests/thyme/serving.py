@@ -22,7 +22,7 @@ from thyme.application import EsqueApplication, Event, Receive, Scope, Send
 from thyme.config import Config
 from thyme.server import Server
 
-DEADLINE = 10  # seconds for anything to happen; much more than it takes
+DEADLINE = 30  # seconds for anything to happen; much more than it takes
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
@@ -44,6 +44,16 @@ def eventually(condition: Callable[[], Any]) -> None:
     with gevent.Timeout(DEADLINE):
         while not condition():
             gevent.sleep(0.001)
+
+
+def settled(figure: Callable[[], int]) -> int:
+    """The figure once it changes no more: not in twenty turns, in each of which it could have."""
+    with gevent.Timeout(DEADLINE):
+        seen, turns = figure(), 0
+        while turns < 20:
+            gevent.sleep(0.005)
+            seen, turns = (seen, turns + 1) if figure() == seen else (figure(), 0)
+        return seen
 
 
 class Peer:

@@ -10,6 +10,7 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
+from tests.thyme.serving import eventually
 from thyme.application import ApplicationNotFound, Disconnected, is_asgi3, load
 from thyme.bridge import adapt
 from thyme.loop import close_shared_loop
@@ -113,9 +114,9 @@ def test_a_slow_peer_blocks_only_its_own_send():
 
     slow = gevent.spawn(adapt(one_event), dict(HTTP), lambda: REQUEST, slow_send)
     quick = gevent.spawn(adapt(one_event), dict(HTTP), lambda: REQUEST, order.append)
-    quick.get(timeout=5)
+    quick.get(timeout=30)
     gate.set()
-    slow.get(timeout=5)
+    slow.get(timeout=30)
     assert order == [{"type": "x"}, "slow"]
 
 
@@ -156,7 +157,7 @@ def test_a_connection_that_the_server_ends_is_cancelled():
     peer = Peer(adapt(waits), HTTP)
     peer.next()
     peer.greenlet.kill()
-    gevent.sleep(0.01)
+    eventually(lambda: ended)
     assert ended == ["cancelled"]
 
 
@@ -218,6 +219,6 @@ def test_synchronous_code_of_different_connections_overlaps():
     async def calls(scope, receive, send):
         await sync_to_async(meet)()
 
-    with gevent.Timeout(10):
+    with gevent.Timeout(30):
         for peer in [Peer(adapt(calls), HTTP) for _ in range(50)]:
             peer.end()

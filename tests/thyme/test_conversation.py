@@ -13,7 +13,18 @@ from gevent.event import Event as Signal
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Opcode
 
-from tests.thyme.serving import KEY, Browser, Peer, body, echo, eventually, serving, start
+from tests.thyme.serving import (
+    DEADLINE,
+    KEY,
+    Browser,
+    Peer,
+    body,
+    echo,
+    eventually,
+    serving,
+    settled,
+    start,
+)
 from thyme.application import Disconnected, Event, Receive, Scope, Send
 from thyme.conversation import HELD_BYTES
 from thyme.errors import ApplicationError
@@ -261,8 +272,7 @@ def test_a_browser_that_does_not_read_blocks_send_and_nobody_else() -> None:
             sent.append(1)
 
     with serving(application) as server, Browser(server) as deaf:
-        gevent.sleep(0.05)
-        blocked_at = len(sent)
+        blocked_at = settled(lambda: len(sent))
         with Browser(server, "/echo") as other:
             other.say("x")
             assert other.hear() == "x"
@@ -479,7 +489,7 @@ def test_websocket_client_talks_to_it_too() -> None:
         url = f"ws://127.0.0.1:{server.address[1]}/"
 
         def talk() -> None:
-            client = websocket_client.create_connection(url, timeout=5)
+            client = websocket_client.create_connection(url, timeout=DEADLINE)
             client.send("grüß")
             heard.append(client.recv())
             client.send_binary(b"\0\xff")

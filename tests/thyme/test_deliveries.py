@@ -16,12 +16,14 @@ from thyme.loop import close_shared_loop
 
 @pytest.fixture(autouse=True)
 def loop():
-    with gevent.Timeout(10):
+    with gevent.Timeout(30):
         yield
     close_shared_loop()
 
 
-def test_calls_that_do_not_wait_share_a_greenlet_and_keep_their_order():
+def test_calls_that_do_not_wait_share_a_greenlet_and_keep_their_order(monkeypatch):
+    for turn in ("TURN_SECONDS", "SHORT_TURN_SECONDS"):
+        monkeypatch.setattr(module, turn, 60.0)
     deliveries, seen, done = Deliveries(), [], Event()
     for number in range(100):
         deliveries.add(lambda number=number: seen.append((gevent.getcurrent(), number)))

@@ -38,7 +38,7 @@ def test_jobs_of_different_executors_overlap():
     first, second = SerialExecutor(), SerialExecutor()
     first.submit(job, "one", one, two)
     second.submit(job, "two", two, one)
-    with gevent.Timeout(5):
+    with gevent.Timeout(30):
         first.shutdown()
         second.shutdown()
     assert sorted(events) == ["one", "two"]
@@ -71,7 +71,7 @@ def test_a_greenlet_executor_runs_all_jobs_at_the_same_time():
     executor, gate = GreenletExecutor(), gevent.event.Event()
     waiting = [executor.submit(gate.wait) for _ in range(100)]
     gate_opener = executor.submit(gate.set)
-    with gevent.Timeout(5):
+    with gevent.Timeout(30):
         executor.shutdown()
     assert gate_opener.done()
     assert all(future.result() for future in waiting)
@@ -137,13 +137,16 @@ def test_a_cancelled_wait_takes_a_queued_job_away_but_not_one_that_runs(runner):
         loop, executor = asyncio.get_running_loop(), SerialExecutor()
         release = gevent.event.Event()
 
+        started = asyncio.Event()
+
         def first() -> None:
+            loop.call_soon_threadsafe(started.set)
             release.wait()
             done.append("first")
 
         running = loop.run_in_executor(executor, first)
         queued = loop.run_in_executor(executor, done.append, "second")
-        await asyncio.sleep(0.001)
+        await started.wait()
         running.cancel()
         queued.cancel()
         release.set()

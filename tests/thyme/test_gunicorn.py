@@ -24,7 +24,7 @@ import pytest
 from multichat.addresses import database_url
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 30  # seconds for what takes one
+DEADLINE = 90  # seconds for what takes one
 LOCK = os.getpid()  # the number of an advisory lock that no other test run takes
 
 SITE = "tests.thyme.gunicorn_site"

@@ -81,18 +81,22 @@ ASYNC_TO_SYNC = """
     from asgiref.sync import async_to_sync, sync_to_async
 
     async def background():
-        await asyncio.sleep(0.2)
+        inside.set()
+        while not done.is_set():
+            await asyncio.sleep(0.001)
 
     async def question():
         await asyncio.sleep(0.001)
         return await sync_to_async(lambda: 42)()
 
+    inside, done = gevent.event.Event(), gevent.event.Event()
     running = gevent.spawn(asyncio.run, background())
-    gevent.sleep(0.02)
+    inside.wait()
     try:
         print(async_to_sync(question)())
     except RuntimeError as error:
         print(error)
+    done.set()
     running.join()
 """
 
@@ -114,13 +118,20 @@ ORM = """
     from django.core.exceptions import SynchronousOnlyOperation
     from django.db import connection
 
-    running = gevent.spawn(asyncio.run, asyncio.sleep(0.2))
-    gevent.sleep(0.02)
+    async def background():
+        inside.set()
+        while not done.is_set():
+            await asyncio.sleep(0.001)
+
+    inside, done = gevent.event.Event(), gevent.event.Event()
+    running = gevent.spawn(asyncio.run, background())
+    inside.wait()
     try:
         with connection.cursor() as cursor:
             print(cursor.execute("SELECT 42").fetchone()[0])
     except SynchronousOnlyOperation as error:
         print("SynchronousOnlyOperation")
+    done.set()
     running.join()
     connection.close()
 """
@@ -136,7 +147,7 @@ def test_without_install_the_orm_raises_synchronous_only_operation():
 
 def test_a_coroutine_still_may_not_use_the_orm():
     source = ORM.replace(
-        "running = gevent.spawn(asyncio.run, asyncio.sleep(0.2))",
+        "running = gevent.spawn(asyncio.run, background())\n    inside.wait()",
         "running = gevent.spawn(lambda: None)",
     ).replace(
         "with connection.cursor() as cursor:\n"
@@ -412,7 +423,7 @@ SIGNALS = """
         loop, came = asyncio.get_running_loop(), asyncio.Event()
         loop.add_signal_handler(signal.SIGUSR1, came.set)
         loop.call_later(0.01, os.kill, os.getpid(), signal.SIGUSR1)
-        await asyncio.wait_for(came.wait(), 5)
+        await asyncio.wait_for(came.wait(), 30)
         return loop.remove_signal_handler(signal.SIGUSR1), signal.getsignal(signal.SIGUSR1)
     print(asyncio.run(main()))
 
@@ -446,7 +457,7 @@ def test_what_is_no_handler_of_a_signal_is_refused(runner):
     with pytest.raises(RuntimeError, match="cannot be caught"):
         loop.add_signal_handler(signal.SIGKILL, print)
     with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="main thread"):
-        pool.submit(loop.add_signal_handler, signal.SIGUSR1, print).result(10)
+        pool.submit(loop.add_signal_handler, signal.SIGUSR1, print).result(30)
     assert loop.remove_signal_handler(signal.SIGUSR1) is False
 
 
@@ -479,11 +490,12 @@ def test_an_error_that_nobody_awaits_goes_to_the_exception_handler(runner):
 
 
 def test_a_killed_greenlet_closes_what_its_loop_runs():
-    ended = []
+    ended, inside = [], gevent.event.Event()
 
     async def scenario():
         try:
-            await asyncio.sleep(10)
+            inside.set()
+            await asyncio.sleep(3600)
         finally:
             await asyncio.sleep(0)
             ended.append(running_loop() is not None)
@@ -493,23 +505,26 @@ def test_a_killed_greenlet_closes_what_its_loop_runs():
             runner.run(scenario())
 
     running = gevent.spawn(run)
-    gevent.sleep(0.005)
+    inside.wait()
     running.kill()
     assert ended == [True]
     assert isinstance(running.value, gevent.GreenletExit)
 
 
 def test_a_timeout_of_gevent_ends_asyncio_run(runner):
-    ended = []
+    ended, limit = [], gevent.Timeout(0.02)
 
     async def scenario():
         try:
-            await asyncio.sleep(10)
+            limit.start()
+            await asyncio.sleep(3600)
         finally:
             ended.append(True)
 
-    with pytest.raises(gevent.Timeout), gevent.Timeout(0.02):
+    with pytest.raises(gevent.Timeout) as raised:
         runner.run(scenario())
+    assert raised.value is limit
+    limit.close()
     runner.close()
     assert ended == [True]
 
@@ -554,21 +569,18 @@ def test_debug_mode_refuses_a_call_from_another_greenlet_that_would_wake_nobody(
 
 
 def test_a_coroutine_that_blocks_holds_up_only_its_own_loop(runner):
-    turns = []
+    ended = gevent.event.Event()
 
     def others():
-        while not turns or turns[-1] != "stop":
-            turns.append("turn")
+        for _ in range(10):
             gevent.sleep(0.001)
+        ended.set()
 
     async def scenario():
-        gevent.sleep(0.05)
+        return ended.wait(30)
 
-    greenlet = gevent.spawn(others)
-    runner.run(scenario())
-    turns.append("stop")
-    greenlet.join()
-    assert turns.count("turn") > 5
+    gevent.spawn(others)
+    assert runner.run(scenario())
 
 
 def test_the_shared_loop_is_one_per_thread_and_can_be_closed():

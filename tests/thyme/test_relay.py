@@ -78,7 +78,7 @@ def test_a_websocket_talks_both_ways_and_the_worker_sees_it_leave(server, start)
     assert [peer.next()["text"] for _ in range(20)] == [str(number) for number in range(20)]
     peer.leave()
     assert peer.end() == []
-    assert left.get(timeout=5) == {"type": "websocket.disconnect", "code": 1001}
+    assert left.get(timeout=30) == {"type": "websocket.disconnect", "code": 1001}
 
 
 def test_connections_go_to_the_worker_with_most_room(server, start):
@@ -122,7 +122,7 @@ def test_who_leaves_before_a_worker_answers_is_not_forgotten(server, start):
     peer.leave()
     start(echo)
     peer.end()
-    assert left.get(timeout=5)["type"] == "websocket.disconnect"
+    assert left.get(timeout=30)["type"] == "websocket.disconnect"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_the_application_is_told_when_the_server_dies(server, start):
     peer.next()
     die(server.crossbar)
     start(hello)
-    assert left.get(timeout=5)["type"] == "websocket.disconnect"
+    assert left.get(timeout=30)["type"] == "websocket.disconnect"
 
 
 def test_a_worker_that_stops_closes_its_websockets_with_1012(server, start):
@@ -213,7 +213,7 @@ def test_a_worker_that_stops_closes_its_websockets_with_1012(server, start):
     peer = Peer(server, WEBSOCKET, CONNECT)
     peer.next()
     worker.stop()
-    assert left.get(timeout=5) == {"type": "websocket.disconnect", "code": 1012}
+    assert left.get(timeout=30) == {"type": "websocket.disconnect", "code": 1012}
     assert peer.next() == {
         "type": "websocket.close",
         "code": 1012,
@@ -260,7 +260,7 @@ def test_send_raises_some_time_after_the_server_has_gone(server, start):
     peer.next()
     die(server.crossbar)
     start(hello)
-    assert isinstance(raised.get(timeout=5), OSError)
+    assert isinstance(raised.get(timeout=30), OSError)
 
 
 @pytest.mark.parametrize(

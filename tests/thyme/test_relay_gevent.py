@@ -14,7 +14,7 @@ DESK = SimpleNamespace(end=SimpleNamespace(inbox="mine"))
 
 
 def test_a_lifeline_that_is_let_go_of_before_it_is_answered_is_closed():
-    with closing(listening_socket("127.0.0.1", 0, 1)) as listener, gevent.Timeout(10):
+    with closing(listening_socket("127.0.0.1", 0, 1)) as listener, gevent.Timeout(30):
         driver = GeventDriver()
         driver.hold(f"127.0.0.1:{listener.getsockname()[1]}", "theirs", DESK)
         called, _ = listener.accept()

@@ -68,7 +68,7 @@ def test_a_message_too_big_for_the_transport_closes_its_websocket_with_1009(serv
     assert (close["type"], close["code"]) == ("websocket.close", 1009)
     assert f"at most {EVENT_BYTES}" in close["reason"]
     assert len(close["reason"].encode()) <= 123  # RFC 6455 5.5
-    assert ended.get(timeout=5) == {"type": "websocket.disconnect", "code": 1009}
+    assert ended.get(timeout=30) == {"type": "websocket.disconnect", "code": 1009}
     assert still_talks(other)
     leave(other)
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_carried_is_an_error_of_who_sends_it_and_of_nobody_else(
     peers = [talk(server), talk(server)]
     for peer in peers:
         assert still_talks(peer)
-        assert re.search(error, str(raised.get(timeout=5)))
+        assert re.search(error, str(raised.get(timeout=30)))
         leave(peer)
 
 
@@ -186,7 +186,7 @@ def test_a_body_that_comes_in_one_piece_is_cut(server, start):
 
 
 def test_a_websocket_that_waits_for_a_worker_waits_again_when_redis_has_forgotten_it(monkeypatch):
-    with running_redis("valkey") as redis, gevent.Timeout(40):
+    with running_redis("valkey") as redis, gevent.Timeout(60):
         ends = [GeventCrossbar(redis.url) for _ in range(2)]
         monkeypatch.setattr(relay_module, "connect", lambda url, prefix: ends[0])
         ends[0].open()
@@ -201,7 +201,7 @@ def test_a_websocket_that_waits_for_a_worker_waits_again_when_redis_has_forgotte
         assert peer.next()["type"] == "websocket.accept"
         leave(peer)
         worker.stop()
-        running.get(timeout=10)
+        running.get(timeout=30)
         relay.close()
 
 
@@ -221,11 +221,11 @@ def test_who_was_taken_for_dead_by_mistake_hands_over_what_others_have_by_now(se
     peer = talk(server)
     assert peer.next()["text"] is None
     server.desk.gone(first.inbox)  # Redis had not seen it for too long
-    assert ended.get(timeout=10) == {"type": "websocket.handover"}
+    assert ended.get(timeout=30) == {"type": "websocket.handover"}
     assert peer.next()["text"] == b"n"
     assert still_talks(peer)
     leave(peer)
-    assert ended.get(timeout=10)["type"] == "websocket.disconnect"
+    assert ended.get(timeout=30)["type"] == "websocket.disconnect"
 
 
 def test_a_stranger_who_speaks_nonsense_to_a_desk_disturbs_nobody(server, start, caplog):
@@ -255,7 +255,7 @@ def test_a_desk_says_once_that_it_cannot_hold_lifelines(redis_server, server, st
     driver.listen = lambda host, desk: "127.0.0.1:1"  # where nobody listens
     for _ in range(2):
         leave(talk(server))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while "no lifeline to 127.0.0.1:1" not in caplog.text and time.monotonic() < deadline:
         gevent.sleep(0.01)
     assert caplog.text.count("no lifeline to 127.0.0.1:1") == 1
@@ -286,13 +286,17 @@ def test_whether_a_worker_lives_is_not_asked_while_it_holds_its_lifeline(
     server, start, monkeypatch
 ):
     """A Redis that has just come back empty does not know it, and would have it taken for dead."""
-    asked: list[str] = []
+    asked: list[bool] = []
     monkeypatch.setattr(relay_desk, "HELLO_SECONDS", 0.3)
-    monkeypatch.setattr(server.desk, "lifeline_ended", lambda inbox, *_: asked.append(inbox))
+    held = server.desk.taken
+    monkeypatch.setattr(
+        server.desk, "lifeline_ended", lambda inbox, *_: asked.append(inbox in held)
+    )
     start(echo)
     talker, later = talk(server), gevent.event.Event()
     server.desk.end.later(0.6, later.set)
     assert later.wait(10)
-    assert server.desk.taken
-    assert asked == []
+    while not held:
+        gevent.sleep(0)
+    assert True not in asked
     leave(talker)

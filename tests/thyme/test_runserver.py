@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 30
+LIMIT = 60
 
 
 def test_ctrl_c_ends_the_reloader_and_its_child_without_a_traceback():

@@ -162,7 +162,7 @@ def test_the_end_of_a_pipe_is_seen_in_a_patched_process():
             loop.add_reader(reading, ended.set)
             await asyncio.sleep(0)
             os.close(writing)
-            await asyncio.wait_for(ended.wait(), 10)
+            await asyncio.wait_for(ended.wait(), 30)
             loop.remove_reader(reading)
             return os.read(reading, 1)
         print(asyncio.run(main()))
@@ -175,7 +175,7 @@ def test_the_end_of_a_pipe_is_seen_in_a_patched_process():
 
 @pytest.mark.parametrize("wakes_itself", [False, True])
 def test_a_busy_loop_lets_other_greenlets_run(loop, wakes_itself):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     others = gevent.spawn(lambda: [gevent.sleep(0) for _ in range(5)])
 
     async def busy():
@@ -189,17 +189,21 @@ def test_a_busy_loop_lets_other_greenlets_run(loop, wakes_itself):
 
 
 def test_a_busy_loop_lets_other_greenlets_have_their_data(loop):
-    # 400 waits for a socket; a hub that asked the kernel every 50 ms would take 20 s.
+    # 400 waits for a socket. The loop turns some hundred times in each; it would turn twenty
+    # thousand times if the hub asked the kernel every 50 ms only.
     one, two = green.socketpair()
     answering = gevent.spawn(lambda: [two.send(two.recv(1)) for _ in range(200)])
     asking = gevent.spawn(lambda: [one.send(b"x") and one.recv(1) for _ in range(200)])
 
     async def busy():
+        turns = 0
         while not asking.ready():
+            turns += 1
             await asyncio.sleep(0)
+        return turns
 
-    with one, two, gevent.Timeout(10):
-        loop.run_until_complete(busy())
+    with one, two, gevent.Timeout(60):
+        assert loop.run_until_complete(busy()) < 400 * 4000
         gevent.joinall([answering, asking], raise_error=True)
 
 
@@ -266,14 +270,14 @@ def test_each_native_thread_has_a_hub_and_loops_of_its_own():
         loop = asyncio.get_running_loop()
         counted[loop] = []
         loops.append(loop)
-        await loop.run_in_executor(None, barrier.wait, 10)
+        await loop.run_in_executor(None, barrier.wait, 60)
         for other in loops:
             for _ in range(calls):
                 other.call_soon_threadsafe(counted[other].append, 1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(counted[loop]) < threads * calls:
                 await asyncio.sleep(0.001)
-        await loop.run_in_executor(None, barrier.wait, 10)  # none closes before all have called
+        await loop.run_in_executor(None, barrier.wait, 60)  # none closes before all have called
         return id(gevent.get_hub())
 
     def work():
@@ -289,7 +293,7 @@ def test_a_loop_made_in_one_thread_may_run_in_another(loop):
     loop.call_soon_threadsafe(int)
     with ThreadPoolExecutor(1) as pool:
         there = pool.submit(in_a_hub, loop.run_until_complete, asyncio.sleep(0.001, "there"))
-        assert there.result(10) == "there"
+        assert there.result(30) == "there"
     assert loop.run_until_complete(asyncio.sleep(0.001, "here")) == "here"
 
 

@@ -11,6 +11,7 @@ import pytest
 from gevent import socket
 
 from tests.thyme.serving import (
+    DEADLINE,
     Browser,
     HTTPPeer,
     Peer,
@@ -21,6 +22,7 @@ from tests.thyme.serving import (
     serving,
     start,
 )
+from thyme import connection
 from thyme.application import Event, Receive, Scope, Send
 from thyme.config import Config
 from thyme.server import Server
@@ -92,11 +94,11 @@ def test_it_runs_on_the_hub_of_any_thread_with_plain_clients_in_others() -> None
 
     thread = threading.Thread(target=hub_thread)
     thread.start()
-    ready.wait(5)
-    with urllib.request.urlopen(found["url"], timeout=5) as answer:
+    ready.wait(DEADLINE)
+    with urllib.request.urlopen(found["url"], timeout=DEADLINE) as answer:
         assert answer.read() == b"hello /x"
     found["stop"](None)
-    thread.join(5)
+    thread.join(DEADLINE)
     assert not thread.is_alive()
 
 
@@ -109,12 +111,15 @@ def test_serve_forever_returns_after_stop_and_the_port_is_free() -> None:
     eventually(lambda: server._listeners)
     address = server.address
     server.stop()
-    forever.get(timeout=5)
+    forever.get(timeout=DEADLINE)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
 
 
-def test_stop_lets_a_new_connection_say_what_it_has_come_for() -> None:
+def test_stop_lets_a_new_connection_say_what_it_has_come_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "NEWCOMER_SECONDS", DEADLINE)
     with serving(hello, drain_seconds=60) as server, Peer(server) as new:
         eventually(lambda: server._connections)
         stopping = gevent.spawn(server.stop)
@@ -188,17 +193,17 @@ def test_stop_refuses_a_websocket_that_is_not_accepted_yet() -> None:
 
 
 def test_stop_kills_what_does_not_finish_in_time() -> None:
-    ended: list[str] = []
+    begun, ended = gevent.event.Event(), []
 
     def application(scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            begun.set()
             gevent.sleep(1000)
         finally:
             ended.append("killed")
 
     with serving(application) as server, Peer(server, GET) as peer:
-        eventually(lambda: server._connections)
-        gevent.sleep(0.01)
+        begun.wait()
         server.stop(drain_seconds=0.01)
         assert ended == ["killed"]
         assert peer.read_all() == b""
@@ -214,9 +219,11 @@ def test_a_browser_that_does_not_read_does_not_hold_up_the_stop_of_others() -> N
             send({"type": "websocket.send", "text": "x" * 65536})
 
     with serving(application) as server, Browser(server), Browser(server, "/echo") as other:
-        gevent.sleep(0.02)
-        stopping = gevent.spawn(server.stop, 0.2)
+        eventually(lambda: server.unsent)  # to the first one, which does not read
+        stopping = gevent.spawn(server.stop, 1000)
         assert other.closed()[0] == 1001
+        assert not stopping.ready()
+        server.stop(0)
         stopping.get()
 
 

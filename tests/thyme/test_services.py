@@ -26,7 +26,7 @@ from thyme import services
 from thyme.engines import Account, Postgres, Redis, socket_directory
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 30  # seconds; each wait ends long before it
+DEADLINE = 90  # seconds; each wait ends long before it
 SERVICES = ["redis", "postgres"]
 USER = "import sys; from thyme import services; print(services.{}(), flush=True); sys.stdin.read()"
 

@@ -66,8 +66,8 @@ def test_groups_reach_all_members_in_the_senders_order(ways):
         ways.both("""
         class Room(WebsocketConsumer):
             def connect(self):
-                self.accept()
                 async_to_sync(self.channel_layer.group_add)("room", self.channel_name)
+                self.accept()
             def receive(self, text_data=None, bytes_data=None):
                 for number in range(3):
                     message = {"type": "room.line", "text": f"{text_data}{number}"}
@@ -78,7 +78,6 @@ def test_groups_reach_all_members_in_the_senders_order(ways):
         peers = [Peer(application, WEBSOCKET, CONNECT) for _ in range(3)]
         for peer in peers:
             assert peer.next()["type"] == "websocket.accept"
-        gevent.sleep(0.05)
         peers[0].say("a")
         for peer in peers:
             print([peer.next()["text"] for _ in range(3)])
@@ -182,12 +181,14 @@ def test_what_a_middleware_asked_for_and_gave_up_goes_to_the_consumer(ways):
                     await asyncio.wait_for(receive(), 0.001)
                 except TimeoutError:
                     print("gave up")
+                    gave_up.set()
                 await self.inner(scope, receive, send)
         class Echo(WebsocketConsumer):
             def receive(self, text_data=None, bytes_data=None):
                 self.send(text_data=text_data)
+        gave_up = gevent.event.Event()
         peer = Peer(serve(Echo, wrap=GivesUp), WEBSOCKET)
-        gevent.sleep(0.01)
+        gave_up.wait()
         peer.incoming.put(CONNECT)
         print(peer.next()["type"])
         peer.say("a")
@@ -252,7 +253,7 @@ def test_handlers_of_different_connections_overlap(ways):
                 arrived.append(1)
                 if len(arrived) == 40:
                     gate.set()
-                print(gate.wait(10), end=" ")
+                print(gate.wait(60), end=" ")
         application = serve(Meets)
         peers = [Peer(application, WEBSOCKET, CONNECT) for _ in range(40)]
         for peer in peers:
@@ -280,7 +281,7 @@ def test_handlers_of_messages_overlap_when_they_wait(ways):
                 arrived.append(1)
                 if len(arrived) == 40:
                     gate.set()
-                self.send(text_data=str(gate.wait(10)))
+                self.send(text_data=str(gate.wait(60)))
         application = serve(Meets)
         peers = [Peer(application, WEBSOCKET, CONNECT) for _ in range(40)]
         for peer in peers:
@@ -487,7 +488,7 @@ def test_an_endless_asynchronous_stream_ends_when_the_peer_leaves(ways):
         peer.gone = True
         peer.incoming.put({"type": "http.disconnect"})
         peer.end()
-        print(ended.wait(5))
+        print(ended.wait(60))
     """).endswith("True")
 
 

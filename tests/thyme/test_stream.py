@@ -23,7 +23,7 @@ def ends() -> Iterator[Ends]:
     ours.setblocking(False)
     theirs.settimeout(0)
     stream = Stream(ours)
-    with gevent.Timeout(10):
+    with gevent.Timeout(30):
         yield stream, theirs
     stream.close()
     theirs.close()

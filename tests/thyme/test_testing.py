@@ -19,7 +19,7 @@ from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 
 from thyme.testing import ThymeProcess
 
-LIMIT = 20
+LIMIT = 60
 
 
 @pytest.fixture(scope="module", autouse=True)
