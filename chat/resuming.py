@@ -14,8 +14,9 @@ Taught in notebooks/13_when_things_die.ipynb.
 import json
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from channels.consumer import SyncConsumer
-from channels.exceptions import StopConsumer
+from channels.exceptions import ChannelFull, StopConsumer
 
 EXTENSION = "websocket.resume"
 
@@ -27,6 +28,8 @@ class Resumable:
 
     line_id: list[Any] | None = None
     scope: dict[str, Any]
+    channel_layer: Any
+    channel_name: str
 
     @property
     def _offer(self) -> dict[str, Any]:
@@ -78,5 +81,13 @@ class Resumable:
         super().websocket_disconnect(message)  # type: ignore[misc]
 
     def websocket_handover(self, message: dict[str, Any]) -> None:
+        """Say what has come so far, then stand aside: a message to ourselves comes after it."""
+        last = {"type": "last.message"}
+        try:
+            async_to_sync(self.channel_layer.send)(self.channel_name, last)
+        except ChannelFull:
+            self.last_message(last)
+
+    def last_message(self, event: dict[str, Any]) -> None:
         self.stand_aside()
         raise StopConsumer

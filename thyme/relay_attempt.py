@@ -8,14 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from thyme.relay_link import Link
+from thyme.relay_messages import TAKEN
+from thyme.relay_window import Inflow
 
 
 class Attempt:
     """One worker at work on a connection; `link` is None until it has said hello."""
 
-    __slots__ = ("accepted", "connection", "ended", "inbox", "link", "resumes", "told")
+    __slots__ = (
+        "_inflow", "accepted", "connection", "ended", "inbox", "link", "resumes", "told"
+    )  # fmt: skip
 
-    def __init__(self, connection: int, told: int, resumes: bool) -> None:
+    def __init__(self, connection: int, told: int, resumes: bool, inflow: Inflow) -> None:
         self.connection = connection
         self.told = told  # number of the next event to send
         self.resumes = resumes  # where another one has ended: the peer is connected already
@@ -23,8 +27,14 @@ class Attempt:
         self.link: Link | None = None
         self.accepted = False
         self.ended = False  # or is about to, and need not be told
+        self._inflow = inflow
 
     def say(self, kind: str, *what: Any) -> None:
         """Say something to the worker."""
         if self.link is not None and not self.link.over:
             self.link.say(self.connection, kind, *what)
+
+    def dealt_with(self, weight: int) -> None:
+        """The peer has taken an event of this worker, or never will: it may say more."""
+        if self._inflow.dealt_with(weight):
+            self.say(TAKEN, *self._inflow.tell())

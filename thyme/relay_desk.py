@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from gredis.end import PATIENCE
 from gredis.errors import GredisError
 from gredis.messages import pack
 from thyme.application import Scope
@@ -42,8 +43,9 @@ log = logging.getLogger("thyme.relay")
 HELLO_SECONDS = 1.0
 """Seconds until a worker that has been given a connection, and says nothing, may be dead."""
 
-SETTLE_LIMIT = 1.0
-"""Seconds at most that a worker's lines wait for the last ones of the worker that leaves."""
+SETTLE_LIMIT = PATIENCE
+"""Seconds at most that a worker's lines wait for the last ones of the worker that leaves. They come
+in some milliseconds; but that one may just now be cut off from Redis."""
 
 LOOK_SECONDS = 0.25
 """Between two looks at those who wait; there is none while nobody does."""

@@ -21,7 +21,8 @@ extension for it.
     the next process needs to know that the scope does not: for a chat, the rooms. From then on:
 
     *   When the process stops, the application receives {"type": "websocket.handover"} instead of
-        a disconnect, as its last event: somebody else is at work already. Tell nobody, return.
+        a disconnect, as its last event: somebody else is at work already. Say what has come until
+        now, tell nobody else, return.
     *   When the process has died, there is nothing to receive.
     *   Either way the application is called again, with the scope of the beginning and the last
         note in the extension ("note" is None the first time). It receives "websocket.connect" as
@@ -69,7 +70,6 @@ from thyme.relay_messages import (
     RELEASE,
     RESUME,
     STOPPED,
-    TAKEN,
     TOO_BIG,
     VERSION,
     WorkerLost,
@@ -116,7 +116,8 @@ class Relayed:
         self._events: deque[tuple[Event, int]] = deque()  # of the peer, not yet dealt with
         self._first = 1  # number of the first of them
         self._outflow = Outflow(window)  # counts what is in _events
-        self._inflow = Inflow(window)
+        self._under_way = 0  # events that the peer has yet to take
+        self._of_others = 0  # the first of these: of a worker that speaks no more
         self._begun = False  # the peer is being answered: accepted, or the response begun
         self._early: deque[tuple[Event, int, Any]] = deque()  # what a successor says too soon
         self.soon_settle: Callable[[Attempt], None] = lambda attempt: None
@@ -160,8 +161,9 @@ class Relayed:
     def begin_attempt(self, connection: int) -> Attempt:
         """Somebody else shall deal with it from here on."""
         resumes = self._begun and self.type == "websocket"
-        self.attempt = Attempt(connection, self._first, resumes)
-        self._inflow = Inflow(self._window)
+        self.attempt = Attempt(connection, self._first, resumes, Inflow(self._window))
+        if self.leaving is None:
+            self._of_others = self._under_way
         return self.attempt
 
     def opening(self, attempt: Attempt, sender: str, lifeline: str | None) -> dict[str, Any]:
@@ -236,7 +238,7 @@ class Relayed:
             attempt.accepted = True
             if attempt.resumes:
                 self._take_over()
-                self._dealt_with(weight)
+                attempt.dealt_with(weight)
                 return
         elif kind == "websocket.close":
             self._note = None  # it wants to end
@@ -244,7 +246,7 @@ class Relayed:
                 event = {**event, "code": event.get("code") or 1012}
                 self._take_over()
         if once is not None and self._said_before(once):
-            self._dealt_with(weight)
+            attempt.dealt_with(weight)
         else:
             if gathering is not None and self.output.may_hold(event):
                 gathering.append(self)
@@ -265,8 +267,8 @@ class Relayed:
 
     def settle(self, attempt: Attempt | None) -> None:
         """The one that leaves has ended, or had its time."""
-        if attempt is self.leaving:
-            self.leaving = None
+        if attempt is self.leaving and attempt is not None:
+            self.leaving, self._of_others = None, self._under_way
         while self.leaving is None and self._early and not self.over and self.attempt is not None:
             self.event(self.attempt, *self._early.popleft())
 
@@ -288,13 +290,18 @@ class Relayed:
 
     def _deliver(self, event: Event, weight: int) -> None:
         self._begun = True
+        self._under_way += 1
         if "headers" in event:
             event = {**event, "headers": pairs(event["headers"])}
         self.output.put(event, weight)
 
     def _dealt_with(self, weight: int) -> None:
-        if self._inflow.dealt_with(weight) and self.attempt is not None:
-            self.attempt.say(TAKEN, *self._inflow.tell())
+        """The peer has taken an event, or never will."""
+        self._under_way -= 1
+        if self._of_others:
+            self._of_others -= 1
+        elif (speaker := self.leaving or self.attempt) is not None:
+            speaker.dealt_with(weight)
 
     def taken(self, attempt: Attempt, events: int, size: int) -> None:
         """The application has dealt with so many more events of the peer."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from gredis.messages import pack, unpack
@@ -41,10 +40,6 @@ QUEUES = {"http": CONNECTIONS, "websocket": CONNECTIONS}
 
 DRAIN_SECONDS = 5.0
 """Seconds that requests in progress have to finish when the worker is told to stop."""
-
-SETTLE_SECONDS = 0.2
-"""For what had reached this worker before another one took a WebSocket over: the consumer says that
-before it stands aside. What the other one says comes after it."""
 
 TELL_SECONDS = 0.005
 """Resumable WebSockets: an event was dealt with, and nothing is sent that could say so along with
@@ -132,10 +127,7 @@ class WorkerDesk(Desk):
         elif kind == TAKEN:
             half.taken(*what)
         elif kind == RELEASE:
-            if what[0]:
-                self.end.later(SETTLE_SECONDS, partial(half.release, True))
-            else:
-                half.release(False)
+            half.release(*what)
 
     def ended(self, half: Taken, queue: str) -> None:
         """The application has ended: there is room for another one, unless this worker stops."""

@@ -83,7 +83,7 @@ class Taken:
         self._resumable = bool(resume and resume.get("note") is not None)
         self._accepted = False
         self._waits = False  # the application, for the peer
-        self._stops = self._left = False
+        self._stops = self._left = self._handed_over = False
         self._disconnect: Event | None = None
         self._gone = False
         self._in_vain = 0
@@ -105,11 +105,16 @@ class Taken:
         self.ring()
 
     def release(self, taken_over: bool) -> None:
-        """Nobody listens any more; `taken_over`: but to another worker, if this can be resumed."""
-        self._gone = True
-        self._left = taken_over and self._resumable and self._accepted
-        self._disconnect = {"type": HANDOVER} if self._left else DISCONNECTS[self.type]
-        self._unsent.clear()
+        """The peer has gone; `taken_over`: to another worker, if this can be resumed. Then the
+        server listens to the last words, until the application has ended.
+        """
+        if not self._handed_over:
+            self._handed_over = taken_over and self._resumable and self._accepted
+            self._left = self._handed_over
+            self._disconnect = {"type": HANDOVER} if self._left else DISCONNECTS[self.type]
+        self._gone = self.link.over or not self._left
+        if self._gone:
+            self._unsent.clear()
         self.ring()
 
     # -- what the application calls
@@ -120,7 +125,10 @@ class Taken:
         if self._stops and (self._accepted or not self._received):
             self._give_up()
         if self._disconnect is not None and (self._left or not self._received):
-            return self._disconnect
+            event = self._disconnect
+            if self._handed_over:
+                self._disconnect = None  # once: it has some last words, perhaps, but not for ever
+            return event
         self._waits = self._left or not self._received
         if self._waits:
             return None

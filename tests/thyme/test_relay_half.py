@@ -7,7 +7,7 @@ import pytest
 from thyme.relay_attempt import Attempt
 from thyme.relay_half import Relayed
 from thyme.relay_link import Link
-from thyme.relay_messages import FAILED, RELEASE
+from thyme.relay_messages import FAILED, RELEASE, TAKEN
 from thyme.relay_window import WEBSOCKET, Window
 
 SCOPE = {"type": "websocket", "path": "/", "headers": [], "extensions": {}}
@@ -49,14 +49,14 @@ class Socket:
         """A worker that has accepted, and left a note."""
         attempt = self.worker()
         self.says(attempt, ACCEPT)
-        self.half.output.next()
-        self.half.output.next()
+        self.half.output.sent(self.half.output.next())
+        assert self.half.output.next() is None
         self.half.keep_note(attempt, b"first")
         return attempt
 
 
-def told(attempt: Attempt) -> list[list]:
-    return [entry[1:] for entry in attempt.link._batch.entries if entry[1] == RELEASE]
+def told(attempt: Attempt, kind: str = RELEASE) -> list[list]:
+    return [entry[1:] for entry in attempt.link._batch.entries if entry[1] == kind]
 
 
 @pytest.fixture
@@ -187,3 +187,39 @@ def test_a_socket_that_nobody_has_accepted_goes_on_when_its_worker_leaves(socket
     assert socket.half.leave(socket.worker())
     socket.begun()
     assert socket.half.output.next() is None
+
+
+def lines(count: int) -> list[dict[str, str]]:
+    return [line(str(number)) for number in range(count)]
+
+
+def test_who_leaves_is_told_what_the_peer_has_taken_until_another_one_is_heard(socket):
+    """Or else its window is used up, and it says nothing more."""
+    first = socket.begun()
+    socket.half.leave(first)
+    second = socket.worker()
+    socket.says(first, *lines(64))
+    assert sum(events for _, events, _ in told(first, TAKEN)) == 64
+    socket.says(second, ACCEPT)
+    socket.says(first, *lines(32))
+    socket.says(second, *lines(32))
+    assert sum(events for _, events, _ in told(first, TAKEN)) == 96
+    assert told(second, TAKEN) == []
+    socket.half.end(first, "returned")
+    assert told(second, TAKEN) == [[TAKEN, 32, 32 * 64]]
+
+
+def test_what_the_peer_takes_of_one_is_no_room_for_the_next(socket):
+    first = socket.begun()
+    socket.half.output.begin = None  # from here on the peer takes nothing
+    socket.says(first, *lines(40))
+    socket.half.died(first)
+    second = socket.worker()
+    socket.says(second, ACCEPT, *lines(40))
+    output = socket.half.output
+    for _ in range(40):
+        output.sent(output.next())
+    assert told(second, TAKEN) == []
+    for _ in range(40):
+        output.sent(output.next())
+    assert told(second, TAKEN) != []

@@ -111,6 +111,23 @@ def test_a_socket_with_a_note_is_handed_over_when_its_last_line_has_been_dealt_w
     assert taken.receive_now() == {"type": "websocket.handover"}
 
 
+def test_who_is_succeeded_is_told_so_once_and_may_say_its_last_words():
+    taken = half(dict(CONNECT), note=b"n")
+    taken.receive_now()
+    taken.begin_send({"type": "websocket.accept"})
+    taken.stop()
+    assert taken.receive_now() is None
+    taken.release(True)
+    assert taken.receive_now() == {"type": "websocket.handover"}
+    assert taken.receive_now() is None
+    taken.begin_send({"type": "websocket.send", "text": "a"})
+    assert said(taken)[-1] == ["event", {"type": "websocket.send", "text": "a"}, None]
+    taken.part()  # the time is over
+    taken.release(False)  # and the server has died
+    assert taken.receive_now() is None
+    assert taken.parted
+
+
 def test_a_socket_that_is_being_opened_when_its_worker_stops_is_handed_over_once_it_can_be():
     taken = half(dict(CONNECT), scope=SCOPE)
     taken.stop()  # the application has not even asked for the connect
