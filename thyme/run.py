@@ -32,8 +32,9 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import gevent
 import gevent.event
@@ -43,6 +44,7 @@ from thyme.children import Child, ChildFailed, finish, stop_in_turn
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECT_LIMIT = 5  # seconds for Redis or Postgres of our own to answer
+REDIS_PAUSE = 1.0  # second, should it die again and again
 ACCOUNTS = "demo-accounts.json"  # in the state directory: passwords made on the first start
 
 
@@ -108,6 +110,7 @@ class Chat:
         self.options = options
         self.workers: list[Child] = []
         self.server: list[Child] = []
+        self.watcher: gevent.Greenlet | None = None
 
     def start_or_explain(self) -> Exception | None:
         """Start everything. What prevented it, for a person to read, or None."""
@@ -119,7 +122,8 @@ class Chat:
 
     def start(self) -> None:
         check_port(self.options.host, self.options.port)
-        find_services()
+        if embedded := find_services():
+            self.watcher = gevent.spawn(keep_redis, embedded)
         say("Bringing the database up to date …")
         with one_at_a_time():
             manage("migrate", "--verbosity", "0")
@@ -160,6 +164,8 @@ class Chat:
     def end(self) -> None:
         """End the server, so nobody new comes; then its workers; then what only we used."""
         stop_in_turn([self.server, self.workers])
+        if self.watcher is not None:
+            self.watcher.kill()
         services.stop_unused()
 
 
@@ -206,16 +212,37 @@ def explain_bind(host: str, port: int, error: OSError) -> str:
     )
 
 
-def find_services() -> None:
-    """Redis and Postgres answer after this: the configured ones, or else the embedded ones."""
+def find_services() -> str | None:
+    """Redis and Postgres answer after this: the configured ones, or else the embedded ones.
+
+    The URL of Redis, if it is the embedded one.
+    """
+    embedded = None
     if url := os.environ.get("REDIS_URL"):
         check_redis(url)
     else:
-        services.redis(say)
+        embedded = services.redis(say)
     if url := os.environ.get("DATABASE_URL"):
         check_postgres(url)
     else:
         services.postgres(say)
+    return embedded
+
+
+def keep_redis(url: str) -> None:
+    """Start the embedded Redis again whenever it has died; the chat goes on where it was.
+
+    The kernel tells us, by the end of a connection on which nothing is ever said.
+    """
+    while True:
+        with socket.socket(socket.AF_UNIX) as idle, suppress(OSError):
+            idle.connect(urlsplit(url).path)
+            idle.recv(1)
+        try:
+            services.redis(say)
+        except services.ServiceError as problem:
+            say(problem)
+        gevent.sleep(REDIS_PAUSE)
 
 
 def check_redis(url: str) -> None:

@@ -219,6 +219,19 @@ def test_a_killed_server_comes_back_on_the_same_port(running):
     assert wait_until(lambda: not nothing_listens(running.url))
 
 
+def test_a_killed_redis_is_started_again_and_the_chat_goes_on(running):
+    """The same workers and the same server: only they can tell the new one who they are."""
+    before = {child.pid for child in psutil.Process(running.process.pid).children()}
+    for _ in range(2):
+        redis = next(each for each in running.processes() if "valkey" in each.name())
+        starts = running.said().count("Starting Valkey")
+        redis.kill()
+        assert wait_until(lambda starts=starts: running.said().count("Starting Valkey") > starts)
+        with urllib.request.urlopen(f"{running.url}/accounts/login/", timeout=DEADLINE) as page:
+            assert page.status == 200
+    assert {child.pid for child in psutil.Process(running.process.pid).children()} == before
+
+
 def test_a_port_in_use_is_one_clear_sentence_before_anything_starts(run, running, tmp_path):
     port = str(urllib.parse.urlsplit(running.url).port)
     second = Run(tmp_path / "untouched", "--port", port)
