@@ -8,13 +8,12 @@ that is checked in `tests/notebooks/`, where the guard itself is tested, too.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-CHAPTER_SECONDS = 20.0  # of one chapter, its kernel included, on a machine that does nothing else
+CHAPTER_SECONDS = 20.0  # of one chapter, its kernel included; longer ones are named, and pass
 
 passed: set[str] = set()
 wanted: dict[str, str] = {}  # node id of each cell that has to pass ► its chapter
@@ -24,11 +23,6 @@ complaints: list[str] = []
 
 def is_cell(item: pytest.Item) -> bool:
     return isinstance(item, IPyNbCell)
-
-
-def busy() -> float:
-    """How many times more there is to do on this machine than it can do at once; at least 1."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -69,21 +63,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session):
-    """Whatever happened: exit code 0 means that every cell has been compared, in time."""
+    """Whatever happened: exit code 0 means that every cell has been compared."""
     yield
     if session.exitstatus != pytest.ExitCode.OK or session.config.option.collectonly:
         return
     if missing := wanted.keys() - passed:
         complaints.append(f"{len(missing)} cells were never verified: {', '.join(sorted(missing))}")
-    for chapter, taken in seconds.items():
-        if taken > (limit := CHAPTER_SECONDS * busy()):
-            complaints.append(f"{chapter} took {taken:.1f} s, at most {limit:.0f} s are allowed")
     if complaints:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for chapter, taken in sorted(seconds.items()):
-        terminalreporter.write_line(f"{chapter}: {taken:.1f} s")
+        note = f", wanted are {CHAPTER_SECONDS:g}" if taken > CHAPTER_SECONDS else ""
+        terminalreporter.write_line(f"{chapter}: {taken:.1f} s{note}")
     for complaint in complaints:
         terminalreporter.write_line(complaint, red=True)

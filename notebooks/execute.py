@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
 os.environ.setdefault("SOURCE_DATE_EPOCH", "0")  # no date in what matplotlib draws
-CELL_SECONDS = 30  # as in pyproject.toml, for nbval
+CELL_SECONDS = 180  # as in pyproject.toml, for nbval
 ABOUT_THE_RUN = ("execution", "collapsed", "scrolled")  # metadata of cells
 
 

@@ -24,7 +24,7 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group
 
-SECONDS = 10.0  # after which a call from a cell gives up; a cell may take 30
+SECONDS = 60.0  # after which a call from a cell gives up; a cell may take 180
 
 
 class Hub:

@@ -18,7 +18,7 @@ import gevent
 import psutil
 from greenlet import greenlet
 
-SECONDS = 5.0  # what is on its way out may take this long to be gone
+SECONDS = 30.0  # what is on its way out may take this long to be gone
 
 
 def take_stock(redis: Any = None, postgres: Any = None) -> set[tuple[str, object]]:

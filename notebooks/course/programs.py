@@ -17,7 +17,7 @@ from types import TracebackType
 
 from course.scratch import ROOT
 
-SECONDS = 15.0  # for a program to say what is waited for, or to end
+SECONDS = 60.0  # for a program to say what is waited for, or to end
 
 
 class Program:

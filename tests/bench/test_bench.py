@@ -54,7 +54,7 @@ def test_a_run_prints_a_table_and_writes_json_and_plots(tmp_path, case):
         env=os.environ | services,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert [line.split(" | ")[0] for line in run.stdout.splitlines() if line.startswith("| ")] == [
