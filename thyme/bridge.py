@@ -2,7 +2,9 @@
 
 All adapted connections of a thread share one loop. What may block is done by greenlets: `receive`
 by the connection's own, which reads only when it is asked, `send` by one that is made for it; both
-ask our own server first what can be done without blocking, and that is most of it.
+ask our own server first what can be done without blocking, and that is most of it. What has come
+is handled where it came: the connection's greenlet borrows the loop for the next step of its task,
+while the loop has nothing else to do.
 Synchronous code that the application calls through asgiref runs in a greenlet, too: in order
 within a connection, at the same time for different ones.
 
@@ -28,7 +30,7 @@ from gevent.hub import Waiter
 
 from thyme.application import ASGI3Application, EsqueApplication, Event, Receive, Scope, Send
 from thyme.executors import ConnectionExecutor, SerialExecutor
-from thyme.loop import HubLoop, shared_loop
+from thyme.loop import HubLoop, Turns, shared_loop
 
 BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
 """Events that our server can write without blocking, as far as the kernel takes them."""
@@ -74,6 +76,7 @@ class Bridge:
         "_reading",
         "_receive_now",
         "_task",
+        "_turns",
         "_waiting",
         "application",
         "blocking_receive",
@@ -92,6 +95,7 @@ class Bridge:
         self.loop: HubLoop = shared_loop()
         self._executor = SerialExecutor()
         self._greenlet: Any = gevent.getcurrent()
+        self._turns = Turns()
         self._hub: Any = gevent.get_hub()
         self._asked: list[Callable[[], None] | None] = []  # a queue of gevent's takes 2 KiB
         self._idle: Waiter | None = None
@@ -110,8 +114,15 @@ class Bridge:
 
     def run(self) -> None:
         """Run the application to its end, in the greenlet of its connection."""
-        self.loop.call_soon_threadsafe(self._begin)
+        loop = self.loop
         try:
+            if loop.can_lend():
+                self._task = loop.create_task(self._main(), context=_beginning())
+                loop.step(self._turns)
+                if not self._task.done():
+                    self._task.add_done_callback(self._end)
+            else:
+                loop.call_soon_threadsafe(self._begin)
             while (call := self._next_call()) is not None:
                 call()
         except _Over:
@@ -127,6 +138,8 @@ class Bridge:
             self._task.result()
 
     def _next_call(self) -> Callable[[], None] | None:
+        if self._task is not None and self._task.done():
+            return None
         while not self._asked:
             self._idle = Waiter(self._hub)
             self._idle.get()
@@ -247,9 +260,14 @@ class Bridge:
         except Exception as error:
             self._error = error
         self._reading = False
-        self.notify()
-        if self._waiting:
-            self._ask()
+        loop = self.loop
+        if len(self._waiting) == 1 and loop.can_lend() and not self._waiting[0].done():
+            self._waiting.pop().set_result(None)
+            loop.step(self._turns)
+        else:
+            self.notify()
+            if self._waiting and not self._reading:
+                self._ask()
 
 
 def _nothing() -> None:

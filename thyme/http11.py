@@ -52,6 +52,9 @@ HOSTS_REMEMBERED = 1024
 
 # RFC 9112 3.2, RFC 3986 3.2.2: uri-host [ ":" port ]; may be empty.
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?")
+# RFC 9112 3: request-line = method SP request-target SP HTTP-version; the target here in
+# origin-form (3.2.1), of RFC 3986's characters.
+_PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9\-._~%!$&'()*+,;=:@/?]*) HTTP/1\.1")
 # RFC 9112 3.2.2: absolute-form = absolute-URI, here of the two schemes we can be asked for.
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE | re.DOTALL)
 
@@ -111,9 +114,11 @@ class RequestParser:
     """
 
     __slots__ = (
+        "_between",
         "_body_size",
         "_config",
         "_deciding",
+        "_familiar",
         "_headers",
         "_parser",
         "_patience",
@@ -138,6 +143,8 @@ class RequestParser:
         self._headers: list[Header] = []
         self._deciding: list[Header] = []
         self._body_size = 0
+        self._between = True  # two requests: nothing of the next has come
+        self._familiar: tuple[bytes, list[Header]] | None = None
         self._silence = 0  # bytes since the head began, or since the last piece of body
         self.events: deque[ParserEvent] = deque()
         self.in_head = False
@@ -145,13 +152,16 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the peer; take what they mean from `events`."""
-        if self._refused:
+        was_between = self._between
+        if self._refused or (was_between and self._repeats(data)):
             return
         rest: bytes | None = None
-        was_in_head = self.in_head
+        was_in_head, known = self.in_head, len(self.events)
         self._silence += len(data)
         try:
             self._parser.feed_data(data)
+            if was_between and self._between and len(self.events) == known + 2:
+                self._remember(data)
             if self._silence > self._patience:
                 self._check_silence(was_in_head)
         except HttpParserUpgrade as upgrade:
@@ -167,6 +177,30 @@ class RequestParser:
             self._end(refused.refusal)
         if rest is not None:  # out of the handler, which would be the context of further errors
             self._after_upgrade(rest)
+
+    # Who asks again on a connection mostly asks with the same fields; they are read once.
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the fields of `data`, which was one request, if they say nothing about a body."""
+        request = self.events[-2]
+        if isinstance(request, Request) and len(self._deciding) == 1:  # which is Host
+            line, _, fields = data.partition(b"\r\n")
+            if _PLAIN_LINE.fullmatch(line):
+                self._familiar = fields, request.headers.copy()
+
+    def _repeats(self, data: bytes) -> bool:
+        """Take `data` if it is a request with the very fields of the one before."""
+        line, _, fields = data.partition(b"\r\n")
+        if self._familiar is None or fields != self._familiar[0]:
+            return False
+        match = _PLAIN_LINE.fullmatch(line)
+        if match is None or len(data) > min(self._config.head_bytes, self._config.target_bytes):
+            return False
+        path, _, query = match[2].partition(b"?")
+        headers = self._familiar[1].copy()
+        self.events.append(Request(str(match[1], "ascii"), path, query, "1.1", headers, True))
+        self.events.append(END)
+        return True
 
     def _end(self, refusal: Refusal) -> None:
         self._refused = True
@@ -204,6 +238,7 @@ class RequestParser:
     # What httptools calls.
 
     def on_message_begin(self) -> None:
+        self._between = False
         if not self._resuming:
             self.in_head = True
             self._request = None
@@ -246,6 +281,7 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         if not self._parser.should_upgrade():  # else _after_upgrade() says what follows
+            self._between = self._request is not None and self._request.keep_alive
             self._request = None
             self.events.append(END)
 

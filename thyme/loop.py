@@ -73,27 +73,32 @@ class Turns:
     hub. (SQLAlchemy's asyncio extension starts such greenlets, but they only ever await.)
     """
 
+    __slots__ = ("greenlet", "inside", "outside")
+
+    outside: State  # while it runs
+
     def __init__(self) -> None:
         self.greenlet: Any = getcurrent()
-        self.switch, self.throw = self.greenlet.switch, self.greenlet.throw
-        self.outside = _take()
         self.inside: State | None = None  # kept here between two turns
 
     def __enter__(self) -> None:
-        self.greenlet.switch, self.greenlet.throw = self._switch, self._throw
-        self.greenlet.switch_out = self._end
+        self.outside = _take()
+        attributes = self.greenlet.__dict__
+        attributes["switch"], attributes["throw"] = self._switch, self._throw
+        attributes["switch_out"] = self._end
 
     def __exit__(self, *error: object) -> None:
-        del self.greenlet.switch, self.greenlet.throw, self.greenlet.switch_out
+        attributes = self.greenlet.__dict__
+        del attributes["switch"], attributes["throw"], attributes["switch_out"]
         _put(self.outside)
 
     def _switch(self, *args: Any) -> Any:
         self._begin()
-        return self.switch(*args)
+        return type(self.greenlet).switch(self.greenlet, *args)
 
     def _throw(self, *args: Any) -> Any:
         self._begin()
-        return self.throw(*args)
+        return type(self.greenlet).throw(self.greenlet, *args)
 
     def _begin(self) -> None:
         if self.inside is not None:  # else a child of this greenlet returns to it, within its turn
@@ -169,6 +174,36 @@ class HubLoop(_Base):
         else:
             future.set_exception(error)
         self._waiting.wake()
+
+    # Lending. Most of what a connection's task waits for comes by that connection's own greenlet:
+    # to leave the task's next step to the loop's greenlet would cost a switch there and back.
+
+    def can_lend(self) -> bool:
+        """Whether the calling greenlet may schedule one callback and `step()` through it itself.
+
+        So it is when the loop waits, in this thread, and has nothing to do; never in debug mode.
+        """
+        waiting = self._waiting
+        return waiting.waiter is not None and not (waiting.lent or self._ready or self._debug)
+
+    def step(self, turns: Turns) -> None:
+        """Run the one callback that is ready, in the calling greenlet, whose turns are `turns`.
+
+        To be called when `can_lend()` has said so, and the callback was scheduled since. Until it
+        returns the loop runs nothing else, also when the callback blocks; then the rest is the
+        loop's.
+        """
+        timers = len(self._scheduled)
+        self._waiting.lent = True
+        try:
+            with turns:
+                events._set_running_loop(self)
+                sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
+                self._ready.popleft()._run()
+        finally:
+            self._waiting.lent = False
+            if self._ready or self._stopping or len(self._scheduled) != timers:
+                self._waiting.wake()
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """As asyncio's, but Python's own handler wakes the loop, not a wake-up descriptor."""

@@ -41,7 +41,9 @@ SLICE = 0.001
 class HubSelector(selectors._BaseSelectorImpl):
     """A selector whose `select()` blocks only the greenlet that calls it.
 
-    What is registered, and the errors of registering, are the standard library's.
+    What is registered, and the errors of registering, are the standard library's. `lent`: another
+    greenlet runs a callback of the loop; until that is over `select()` does not return. `waiter`:
+    what it waits with, if it does.
     """
 
     _fd_to_key: dict[int, selectors.SelectorKey]  # the standard library's, not in its stubs
@@ -54,9 +56,10 @@ class HubSelector(selectors._BaseSelectorImpl):
         self._watchers: dict[int, Any] = {}
         self._ready: dict[int, int] = {}
         self._paused: set[int] = set()
-        self._waiter: Waiter | None = None
+        self.waiter: Waiter | None = None
         self._woken = False
         self._polled = 0.0
+        self.lent = False
 
     def start(self) -> None:
         """From now on wait on the hub of the calling thread."""
@@ -93,13 +96,16 @@ class HubSelector(selectors._BaseSelectorImpl):
         elif perf_counter() - self._polled > SLICE:
             self._woken = False  # a loop that wakes itself must not keep the others from their turn
             self._wait(0)
+        while self.lent:
+            self._woken = False
+            self._wait(None)
         self._woken = False
         return self._collect() if self._ready else []
 
     def _wait(self, timeout: float | None) -> None:
         # The waiter first, then the question: a signal's handler, which may run between any two
         # lines of this greenlet, finds the one or is seen by the other.
-        self._waiter = waiter = Waiter(self._hub)
+        self.waiter = waiter = Waiter(self._hub)
         timer = None
         try:
             if CLOSING:
@@ -113,7 +119,7 @@ class HubSelector(selectors._BaseSelectorImpl):
                 waiter.get()
                 self._polled = perf_counter()
         finally:
-            self._waiter = None
+            self.waiter = None
             if timer is not None:
                 timer.close()
 
@@ -122,8 +128,8 @@ class HubSelector(selectors._BaseSelectorImpl):
         if self._woken:
             return
         self._woken = True
-        if self._waiter is not None:
-            self._hub.loop.run_callback(self._waiter.switch, None)
+        if self.waiter is not None:
+            self._hub.loop.run_callback(self.waiter.switch, None)
 
     def wake_from_anywhere(self) -> None:
         """End the wait of `select()`; to be called in any thread and greenlet."""
@@ -147,7 +153,7 @@ class HubSelector(selectors._BaseSelectorImpl):
     def _on_ready(self, events: int, descriptor: int) -> None:
         # A negative number is libev's error; asyncio learns it from the read or write itself.
         self._ready[descriptor] = events if events > 0 else EITHER
-        if self._waiter is None:
+        if self.waiter is None or self.lent:
             # The loop is blocked in one of its coroutines. Until it collects this, data that
             # nobody reads must not spin the hub.
             self._watchers[descriptor].stop()

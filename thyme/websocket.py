@@ -74,7 +74,9 @@ class WebSocket:
     """One conversation, without its socket.
 
     `refusal`: the handshake is no good; answer with it and do nothing else. `events`: what the
-    application is to receive. `ended`: websocket.disconnect is among them, or was.
+    application is to receive. `ended`: websocket.disconnect is among them, or was. `opening`: the
+    application has neither accepted nor refused yet. `open`: messages can be sent. `closing`: a
+    close frame was sent, and the peer has nothing to send but its answer.
     """
 
     __slots__ = (
@@ -86,11 +88,14 @@ class WebSocket:
         "_response",
         "_rest",
         "_text",
+        "closing",
         "ended",
         "events",
         "holds",
         "messages_received",
         "messages_sent",
+        "open",
+        "opening",
         "refusal",
     )
 
@@ -111,6 +116,14 @@ class WebSocket:
         )
         self._response: HandshakeResponse | None = None
         self.refusal = self._read_handshake(request)
+        self._look()
+
+    def _look(self) -> None:
+        """Note the state, after what may have changed it."""
+        state = self._protocol.state
+        self.opening = state is State.CONNECTING and not self.ended
+        self.open = state is State.OPEN and not self.ended
+        self.closing = state is State.CLOSING or state is State.CLOSED
 
     # The opening handshake.
 
@@ -135,21 +148,6 @@ class WebSocket:
         return None
 
     @property
-    def opening(self) -> bool:
-        """Whether the application has neither accepted nor refused yet."""
-        return self._protocol.state is State.CONNECTING and not self.ended
-
-    @property
-    def open(self) -> bool:
-        """Whether messages can be sent."""
-        return self._protocol.state is State.OPEN and not self.ended
-
-    @property
-    def closing(self) -> bool:
-        """Whether a close frame was sent: the peer has nothing to send but its answer."""
-        return self._protocol.state in (State.CLOSING, State.CLOSED)
-
-    @property
     def peer_sends(self) -> bool:
         """Whether the peer may still send: after its close frame it does not (RFC 6455 5.5.1)."""
         return self._accepted and self._protocol.close_rcvd is None
@@ -172,6 +170,7 @@ class WebSocket:
             self._protocol.subprotocol = Subprotocol(subprotocol)
         self._accepted = True
         self._protocol.send_response(response)
+        self._look()
         self._response = None  # it may live long, and is done with
 
     def refused(self) -> None:
@@ -215,7 +214,7 @@ class WebSocket:
                 unmasked = apply_mask(data[payload:after], data[payload - 4 : payload])
                 self._receive_message(data[start] == FIN_TEXT, unmasked)
                 start = after
-            elif self.events and self._protocol.state is State.OPEN:
+            elif self.events and self.open:
                 # The frame may end the conversation: what came before it is answered first.
                 self._rest, self.holds = data[start:], True
                 break
@@ -230,7 +229,7 @@ class WebSocket:
             data[start] in (FIN_TEXT, FIN_BINARY)
             and data[start + 1] >= 0x80  # RFC 6455 5.1: the library fails what is not masked
             and self._fragments is None
-            and self._protocol.state is State.OPEN
+            and self.open
         )
 
     def _pass_on(self, data: bytes) -> None:
@@ -242,6 +241,7 @@ class WebSocket:
                 self._receive_frame(frame)  # type: ignore[arg-type]
         if protocol.parser_exc is not None:
             self._end(_sent_code(protocol), str(protocol.parser_exc))
+        self._look()
 
     def receive_eof(self) -> int:
         """The peer sends no more; without a close frame before, this is an abnormal end."""
@@ -288,6 +288,7 @@ class WebSocket:
             self.events.append(
                 {"type": "websocket.disconnect", "code": int(code), "reason": reason}
             )
+        self._look()
 
     # From the application.
 
@@ -295,7 +296,7 @@ class WebSocket:
         """Take `websocket.send`: a text or bytes."""
         text, data = event.get("text"), event.get("bytes")
         protocol = self._protocol
-        plain = not protocol.extensions and protocol.state is State.OPEN
+        plain = self.open and not protocol.extensions
         if isinstance(text, str):
             if plain:
                 protocol.writes.append(framed(FIN_TEXT, text.encode()))
@@ -317,6 +318,7 @@ class WebSocket:
                 self._protocol.send_close(code, reason)
             except ProtocolError as error:
                 raise ApplicationError(f"websocket.close: code {code}: {error}") from error
+            self._look()
 
     def ping(self) -> None:
         """Ask the peer for a sign of life (RFC 6455 5.5.2)."""

@@ -452,3 +452,43 @@ def test_a_refusal_after_an_upgrade_that_is_ignored_is_a_refusal_rfc_9110_7_8() 
     refusal = parser.events[-1]
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "got 0 Host fields, expected one"
+
+
+# A request with the fields of the one before on its connection is not parsed again.
+
+LINES = ["GET / HTTP/1.1", "GET /a%20b?c=d HTTP/1.1", "HEAD / HTTP/1.1", "POST / HTTP/1.1",
+         "GET /\x7f HTTP/1.1", "GET /a#b HTTP/1.1", "GET http://b.org/ HTTP/1.1",
+         "GET / HTTP/1.0", "GET  / HTTP/1.1", "get / HTTP/1.1", "", " ",
+         "GET /" + 9000 * "x"]  # fmt: skip
+FIELDS = ["Host: a.org", "Host: b.org", "Cookie: c=d", "cookie: c=d ", "Connection: close",
+          "Content-Length: 0", "Content-Length: 2", "Upgrade: h2c", "Expect: 100-continue",
+          "Transfer-Encoding: chunked", " folded", "no field"]  # fmt: skip
+heads = st.builds(
+    lambda line, fields: "\r\n".join([line, *fields, "", ""]).encode("latin-1"),
+    st.sampled_from(LINES),
+    st.lists(st.sampled_from(FIELDS), max_size=2).map(lambda some: ["Host: a.org", *some]),
+)
+
+
+@given(st.lists(heads, min_size=2, max_size=6), st.booleans())
+@example([GET, GET, GET + GET, GET], True)
+def test_what_was_said_before_changes_nothing_of_what_is_said_now(pieces, taken):
+    parser, together = RequestParser(Config()), RequestParser(Config())
+    found = []
+    for piece in pieces:
+        parser.feed(piece)
+        if taken:
+            found += parser.events
+            parser.events.clear()
+    together.feed(b"".join(pieces))
+    assert joined([*found, *parser.events]) == joined(list(together.events))
+
+
+def test_a_repeated_request_has_headers_of_its_own():
+    parser = RequestParser(Config())
+    for _ in range(3):
+        parser.feed(GET)
+        found = parser.events.popleft()
+        assert found.headers == [(b"host", b"example.org")]
+        found.headers.clear()
+        assert parser.events.popleft() is END

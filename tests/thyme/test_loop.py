@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import gevent
+import gevent.event
 import pytest
 from greenlet import greenlet
 
 from tests.thyme.patched import run_patched
-from thyme.loop import HubLoop, close_shared_loop, shared_loop
+from thyme.loop import HubLoop, Turns, close_shared_loop, shared_loop
 
 
 @pytest.fixture
@@ -581,6 +583,150 @@ def test_a_coroutine_that_blocks_holds_up_only_its_own_loop(runner):
 
     gevent.spawn(others)
     assert runner.run(scenario())
+
+
+# -- lending
+
+
+@pytest.fixture
+def waiting():
+    """A loop that runs in a greenlet of its own and has nothing to do."""
+    loop = HubLoop()
+    running = gevent.spawn(loop.run_forever)
+    gevent.sleep(0)
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    running.join()
+    loop.close()
+
+
+def test_a_greenlet_may_run_a_step_itself_and_sees_the_loop_meanwhile(waiting):
+    seen = []
+
+    async def step():
+        seen.append((gevent.getcurrent(), asyncio.get_running_loop(), asyncio.current_task()))
+
+    assert waiting.can_lend()
+    task = waiting.create_task(step())
+    waiting.step(Turns())
+    assert task.done()
+    assert seen == [(gevent.getcurrent(), waiting, task)]
+    assert running_loop() is None
+    assert not {"switch", "throw", "switch_out"} & set(vars(gevent.getcurrent()))
+
+
+def test_a_lent_step_that_blocks_is_alone_in_its_loop_and_unseen_by_others(waiting):
+    order = []
+    other_end, end = socket.socketpair()
+    read = gevent.event.Event()
+
+    async def step():
+        me = asyncio.current_task()
+        order.append("begun")
+        gevent.sleep(0.05)
+        assert asyncio.get_running_loop() is waiting
+        assert asyncio.current_task() is me
+        order.append("ended")
+
+    def lend():
+        waiting.create_task(step())
+        waiting.step(Turns())
+
+    def on_data():
+        order.append("data")
+        end.recv(10)
+        read.set()
+
+    waiting.call_soon_threadsafe(waiting.add_reader, end, on_data)
+    gevent.sleep(0.01)
+    greenlet = gevent.spawn(lend)
+    gevent.sleep(0)
+    assert order == ["begun"]
+    assert running_loop() is None
+    assert not waiting.can_lend()
+    other_end.send(b"data")
+    waiting.call_soon_threadsafe(order.append, "from another greenlet")
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
+    greenlet.join()
+    assert read.wait(10)
+    assert order[:2] == ["begun", "ended"]
+    assert sorted(order[2:]) == ["data", "from another greenlet"]
+    assert waiting.can_lend()
+    waiting.call_soon_threadsafe(waiting.remove_reader, end)
+    gevent.sleep(0.01)
+    other_end.close()
+    end.close()
+
+
+def test_what_a_lent_step_leaves_to_do_the_loop_does(waiting):
+    done = gevent.event.Event()
+    greenlets = []
+
+    async def later():
+        greenlets.append(gevent.getcurrent())
+        await asyncio.sleep(0.01)
+        done.set()
+
+    async def step():
+        greenlets.append(gevent.getcurrent())
+        later_task.append(asyncio.create_task(later()))
+
+    later_task = []
+    waiting.create_task(step())
+    waiting.step(Turns())
+    assert len(greenlets) == 1
+    assert done.wait(10)
+    assert greenlets[0] is gevent.getcurrent() is not greenlets[1]
+
+
+def test_a_timer_that_a_lent_step_sets_fires_in_time(waiting):
+    fired = gevent.event.Event()
+    waiting.call_soon(lambda: waiting.call_later(0.01, fired.set))
+    waiting.step(Turns())
+    assert fired.wait(10)
+
+
+def test_asynchronous_generators_of_a_lent_step_belong_to_the_loop(waiting):
+    async def numbers():
+        yield 1
+
+    async def step():
+        async for _ in numbers():
+            return len(waiting._asyncgens)
+
+    outside = sys.get_asyncgen_hooks()
+    task = waiting.create_task(step())
+    waiting.step(Turns())
+    assert task.result() == 1
+    assert sys.get_asyncgen_hooks() == outside
+
+
+def test_a_greenlet_that_dies_in_a_lent_step_gives_the_loop_back(waiting):
+    async def step():
+        gevent.sleep(10)
+
+    def lend():
+        tasks.append(waiting.create_task(step()))
+        waiting.step(Turns())
+
+    tasks = []
+    greenlet = gevent.spawn(lend)
+    gevent.sleep(0)
+    greenlet.kill()
+    assert isinstance(tasks[0].exception(), gevent.GreenletExit)
+    assert waiting.can_lend()
+
+
+def test_a_loop_that_is_busy_or_in_debug_mode_or_at_rest_is_not_lent(waiting):
+    waiting.call_soon(int)
+    assert not waiting.can_lend()
+    waiting.step(Turns())
+    waiting.set_debug(True)
+    assert not waiting.can_lend()
+    at_rest = HubLoop()
+    assert not at_rest.can_lend()
+    at_rest.close()
 
 
 def test_the_shared_loop_is_one_per_thread_and_can_be_closed():
