@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import gevent
@@ -15,6 +13,7 @@ import redis
 from tests.conftest import needs
 from tests.contract import plain
 from tests.gredis.test_gevent_driver import commands_called, crossbar, looking_in
+from tests.thyme.test_cli import watched
 
 __all__ = ["crossbar", "looking_in"]
 
@@ -83,21 +82,10 @@ def test_a_multicast_of_100_bytes_to_8_processes_takes_less_than_2_kB(crossbar, 
 @pytest.mark.parametrize("redis_server", ["redis"], indirect=True)
 def test_an_idle_process_on_stock_asyncio_makes_no_system_call(redis_server, tmp_path: Path):
     strace = needs("strace")
-    log = tmp_path / "strace"
     command = [sys.executable, plain.__file__, redis_server.url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as idle:
         try:
             idle.stdout.readline()
-            watching = subprocess.Popen(
-                [strace, "-f", "-p", str(idle.pid), "-o", str(log)],
-                stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            watching.stderr.readline()  # attached
-            threading.Event().wait(1)
-            watching.terminate()
-            watching.communicate()
-            calls = [line for line in log.read_text().splitlines() if re.search(r"\w+\(", line)]
-            assert len([line for line in calls if "epoll_wait" not in line]) == 0
-            assert len(calls) <= 1  # the wait it is in
+            assert watched(strace, idle.pid, tmp_path / "strace") == []
         finally:
             idle.kill()
