@@ -29,7 +29,11 @@ _COUNTED = {
 
 @dataclass(frozen=True)
 class InboxFigures:
-    """One process: is it there, letters kept, ms the oldest is old, letters ever, dropped ever."""
+    """One process: is it there, letters kept, ms the oldest is old, letters ever, dropped ever.
+
+    Up to `session.TRIM_AFTER` of those kept it has read already: they are freed together. So many
+    old letters of a quiet process mean nothing; more, and growing, mean that it does not read.
+    """
 
     name: str
     present: bool
