@@ -692,13 +692,12 @@ def test_asynchronous_generators_of_a_lent_step_belong_to_the_loop(waiting):
         yield 1
 
     async def step():
-        async for _ in numbers():
-            return len(waiting._asyncgens)
+        return [len(waiting._asyncgens) async for _ in numbers()]
 
     outside = sys.get_asyncgen_hooks()
     task = waiting.create_task(step())
     waiting.step(Turns())
-    assert task.result() == 1
+    assert task.result() == [1]
     assert sys.get_asyncgen_hooks() == outside
 
 
