@@ -128,11 +128,11 @@ class Bridge:
         except _Over:
             pass
         except BaseException:  # this greenlet was killed: the server stops
-            self._over = True
             if self._task is not None:
                 self.loop.call_soon_threadsafe(self._task.cancel)
             raise
         finally:
+            self._over = True
             self._end_executor()
         if self._task is not None and not self._task.cancelled():
             self._task.result()
@@ -163,9 +163,17 @@ class Bridge:
 
     def _end(self, task: asyncio.Task[None]) -> None:
         if self._reading:
-            gevent.kill(self._greenlet, _Over)
+            self._hub.loop.run_callback(self._interrupt)
         else:
             self._ask_for(None)
+
+    def _interrupt(self) -> None:
+        """End the wait for what nobody wants, unless it is over by now: called by the hub.
+
+        Else it would end what the greenlet does next, which may be another request.
+        """
+        if self._reading and not self._over:
+            self._greenlet.throw(_Over)
 
     def _end_executor(self) -> None:
         """Close what is open in its greenlet, and end it: a pool would miss the connection."""

@@ -193,17 +193,17 @@ class HubLoop(_Base):
         returns the loop runs nothing else, also when the callback blocks; then the rest is the
         loop's.
         """
-        timers = len(self._scheduled)
-        self._waiting.lent = True
+        waiting, timers = self._waiting, len(self._scheduled)
+        waiting.lent = True
         try:
             with turns:
                 events._set_running_loop(self)
                 sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
                 self._ready.popleft()._run()
         finally:
-            self._waiting.lent = False
-            if self._ready or self._stopping or len(self._scheduled) != timers:
-                self._waiting.wake()
+            waiting.lent = False
+            if self._ready or waiting.held or self._stopping or len(self._scheduled) != timers:
+                waiting.wake()
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """As asyncio's, but Python's own handler wakes the loop, not a wake-up descriptor."""

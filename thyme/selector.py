@@ -42,8 +42,9 @@ class HubSelector(selectors._BaseSelectorImpl):
     """A selector whose `select()` blocks only the greenlet that calls it.
 
     What is registered, and the errors of registering, are the standard library's. `lent`: another
-    greenlet runs a callback of the loop; until that is over `select()` does not return. `waiter`:
-    what it waits with, if it does.
+    greenlet runs a callback of the loop; until that is over `select()` does not return. `held`: it
+    would have returned meanwhile, for a timer or a descriptor, and is to be woken after that.
+    `waiter`: what it waits with, if it does.
     """
 
     _fd_to_key: dict[int, selectors.SelectorKey]  # the standard library's, not in its stubs
@@ -59,7 +60,7 @@ class HubSelector(selectors._BaseSelectorImpl):
         self.waiter: Waiter | None = None
         self._woken = False
         self._polled = 0.0
-        self.lent = False
+        self.lent = self.held = False
 
     def start(self) -> None:
         """From now on wait on the hub of the calling thread."""
@@ -97,9 +98,9 @@ class HubSelector(selectors._BaseSelectorImpl):
             self._woken = False  # a loop that wakes itself must not keep the others from their turn
             self._wait(0)
         while self.lent:
-            self._woken = False
+            self._woken, self.held = False, True
             self._wait(None)
-        self._woken = False
+        self._woken = self.held = False
         return self._collect() if self._ready else []
 
     def _wait(self, timeout: float | None) -> None:

@@ -10,7 +10,8 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
-from tests.thyme.serving import eventually
+from tests.thyme.serving import HTTPPeer, body, eventually, serving, start
+from tests.thyme.serving import Peer as ServedPeer
 from thyme.application import ApplicationNotFound, Disconnected, is_asgi3, load
 from thyme.bridge import adapt
 from thyme.loop import close_shared_loop
@@ -171,6 +172,52 @@ def test_an_application_may_end_while_it_still_receives():
 
     peer = Peer(adapt(listens), HTTP)
     assert peer.end() == [{"type": "x"}]
+
+
+def receives_for_ever(cancelling):
+    """An ASGI 3 application that still receives when its response is complete."""
+    tasks = []
+
+    async def application(scope, receive, send):
+        await receive()
+        tasks.append(asyncio.create_task(receive()))
+        await asyncio.sleep(0.001)
+        await send(start())
+        await send(body(b"ok"))
+        if cancelling:
+            tasks[-1].cancel()
+
+    return application
+
+
+@pytest.mark.parametrize("cancelling", [False, True], ids=["left", "cancelled"])
+def test_an_application_that_still_receives_at_its_end_does_not_end_the_connection(cancelling):
+    with serving(adapt(receives_for_ever(cancelling))) as server, HTTPPeer(server) as peer:
+        for _ in range(20):
+            peer.ask()
+            assert peer.answer() == (200, b"ok")
+
+
+def test_an_application_that_still_receives_at_its_end_lets_pipelined_requests_be_answered():
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    with serving(adapt(receives_for_ever(cancelling=False))) as server:
+        with ServedPeer(server, request * 20) as peer:
+            for _ in range(20):
+                assert peer.read_until(b"ok").startswith(b"HTTP/1.1 200")
+
+
+def test_a_task_that_an_application_leaves_behind_does_not_end_the_next_request():
+    async def leaves(scope, receive, send):
+        await receive()
+        await send(start())
+        await send(body(b"ok"))
+        tasks.append(asyncio.create_task(receive()))
+
+    tasks = []
+    with serving(adapt(leaves)) as server, HTTPPeer(server) as peer:
+        for _ in range(20):
+            peer.ask()
+            assert peer.answer() == (200, b"ok")
 
 
 def test_a_connection_that_ends_before_its_application_begins_never_begins_it():

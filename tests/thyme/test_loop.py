@@ -659,6 +659,56 @@ def test_a_lent_step_that_blocks_is_alone_in_its_loop_and_unseen_by_others(waiti
     end.close()
 
 
+def test_a_timer_that_is_due_while_a_lent_step_blocks_fires_after_it(waiting):
+    due, over, fired = gevent.event.Event(), gevent.event.Event(), gevent.event.Event()
+
+    async def step():
+        assert not fired.wait(0.1)
+        over.set()
+
+    def lend():
+        waiting.create_task(step())
+        waiting.step(Turns())
+
+    waiting.call_soon_threadsafe(waiting.call_later, 0.05, fired.set)
+    waiting.call_soon_threadsafe(due.set)
+    assert due.wait(10)
+    gevent.sleep(0)  # the loop waits again
+    gevent.spawn(lend)
+    assert over.wait(10)
+    assert fired.wait(10)
+
+
+def test_what_comes_while_a_lent_step_blocks_is_read_after_it(waiting):
+    other_end, end = socket.socketpair()
+    watched, over, read = gevent.event.Event(), gevent.event.Event(), gevent.event.Event()
+
+    def on_data():
+        end.recv(10)
+        read.set()
+
+    async def step():
+        other_end.send(b"data")
+        assert not read.wait(0.05)
+        over.set()
+
+    def lend():
+        waiting.create_task(step())
+        waiting.step(Turns())
+
+    waiting.call_soon_threadsafe(waiting.add_reader, end, on_data)
+    waiting.call_soon_threadsafe(watched.set)
+    assert watched.wait(10)
+    gevent.sleep(0)  # the loop waits again
+    gevent.spawn(lend)
+    assert over.wait(10)
+    assert read.wait(10)
+    waiting.call_soon_threadsafe(waiting.remove_reader, end)
+    gevent.sleep(0.01)
+    other_end.close()
+    end.close()
+
+
 def test_what_a_lent_step_leaves_to_do_the_loop_does(waiting):
     done = gevent.event.Event()
     greenlets = []
