@@ -181,10 +181,13 @@ class HubLoop(_Base):
     def can_lend(self) -> bool:
         """Whether the calling greenlet may schedule one callback and `step()` through it itself.
 
-        So it is when the loop waits, in this thread, and has nothing to do; never in debug mode.
+        So it is when the loop waits, in this thread, and has nothing to do; never in debug mode,
+        nor with a task factory: an eager one runs a task's first step at once, and schedules none.
         """
         waiting = self._waiting
-        return waiting.waiter is not None and not (waiting.lent or self._ready or self._debug)
+        return waiting.waiter is not None and not (
+            waiting.lent or self._ready or self._debug or self._task_factory
+        )
 
     def step(self, turns: Turns) -> None:
         """Run the one callback that is ready, in the calling greenlet, whose turns are `turns`.

@@ -14,7 +14,7 @@ from tests.thyme.serving import HTTPPeer, body, eventually, serving, start
 from tests.thyme.serving import Peer as ServedPeer
 from thyme.application import ApplicationNotFound, Disconnected, is_asgi3, load
 from thyme.bridge import adapt
-from thyme.loop import close_shared_loop
+from thyme.loop import close_shared_loop, shared_loop
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +218,19 @@ def test_a_task_that_an_application_leaves_behind_does_not_end_the_next_request(
         for _ in range(20):
             peer.ask()
             assert peer.answer() == (200, b"ok")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+def test_an_application_may_make_tasks_eager():
+    async def application(scope, receive, send):
+        asyncio.get_running_loop()
+        event = await receive()
+        await asyncio.create_task(asyncio.sleep(0.001))
+        await send(event)
+
+    shared_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
+    gevent.sleep(0)  # the loop waits
+    assert Peer(adapt(application), HTTP, REQUEST).end() == [REQUEST]
 
 
 def test_a_connection_that_ends_before_its_application_begins_never_begins_it():

@@ -749,6 +749,9 @@ def test_asynchronous_generators_of_a_lent_step_belong_to_the_loop(waiting):
     waiting.step(Turns())
     assert task.result() == [1]
     assert sys.get_asyncgen_hooks() == outside
+    closed = gevent.event.Event()  # the generator, which the loop does in two rounds
+    waiting.call_soon_threadsafe(waiting.call_soon, waiting.call_soon, closed.set)
+    assert closed.wait(10)
 
 
 def test_a_greenlet_that_dies_in_a_lent_step_gives_the_loop_back(waiting):
@@ -765,6 +768,11 @@ def test_a_greenlet_that_dies_in_a_lent_step_gives_the_loop_back(waiting):
     greenlet.kill()
     assert isinstance(tasks[0].exception(), gevent.GreenletExit)
     assert waiting.can_lend()
+
+
+def test_a_loop_with_a_task_factory_is_not_lent(waiting):
+    waiting.set_task_factory(lambda loop, coroutine, **more: asyncio.Task(coroutine, loop=loop))
+    assert not waiting.can_lend()
 
 
 def test_a_loop_that_is_busy_or_in_debug_mode_or_at_rest_is_not_lent(waiting):
