@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,16 +86,29 @@ class RelayDesk(Desk):
         self._attempts: dict[int, tuple[Relayed, Attempt]] = {}
         self._pending: dict[int, tuple[float, float]] = {}  # when asked, when to give up
         self._looking = False
+        self._settling: deque[tuple[float, Relayed, Attempt]] = deque()
         self._gathering: list[Relayed] | None = None  # those that hold something back
 
     def begin(self, scope: Scope) -> Relayed:
         """A connection has come. Give it the peer's first event, then `open` it."""
         stream = f"{self.end.inbox}.{next(self._numbers)}"
         half = Relayed(scope, stream, self.window, self._queue_of(scope))
-        half.soon_settle = lambda leaving: self.end.later(
-            SETTLE_LIMIT, lambda: half.settle(leaving)
-        )
+        half.soon_settle = partial(self._soon_settle, half)
         return half
+
+    def _soon_settle(self, half: Relayed, leaving: Attempt) -> None:
+        self._settling.append((time.monotonic() + SETTLE_LIMIT, half, leaving))
+        if len(self._settling) == 1:
+            self.end.later(SETTLE_LIMIT, self._settle)
+
+    def _settle(self) -> None:
+        """Whoever still waits for another worker's last lines has waited long enough."""
+        now = time.monotonic()
+        while self._settling and self._settling[0][0] <= now:
+            _, half, leaving = self._settling.popleft()
+            half.settle(leaving)
+        if self._settling and not self.end.closed:
+            self.end.later(self._settling[0][0] - now, self._settle)
 
     def open(self, half: Relayed) -> None:
         """Give the connection to a worker that has room; it may wait for one."""

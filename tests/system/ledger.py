@@ -6,7 +6,7 @@ when. `accounts` then asks what must hold of all that, whatever was killed in be
 
 - a line is heard at most once by each page, and by nobody who is not in its room;
 - a line whose sender has heard it was accepted: all who were in the room then have heard it. Not
-  asked of lines around the death of a process (`Chaos.deaths`): who was killed hears nothing, and
+  asked of lines around the death of a process (`Deaths`): who was killed hears nothing, and
   delivery to the dead is at most once. Cut connections to Redis and polite stops excuse nothing;
 - no page is cut off, or not let in, unless its server has just died: sockets outlive workers. How
   often a worker or a connection to Redis was ended before is no excuse.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections import Counter, defaultdict
@@ -37,8 +38,10 @@ RETURN_SECONDS = 0.5
 SETTLE_SECONDS = 20.0
 """For the last lines to arrive, in the end, on a busy machine."""
 
-BEFORE_DEATH, AFTER_DEATH = 1.0, 5.0
-"""Seconds around a death that excuse a missed line: until sockets have another worker."""
+BEFORE_DEATH, AFTER_REPLACED = 1.0, 3.0
+"""Seconds around a death that excuse a missed line: from a little before it until all sockets have
+another worker. How long that takes depends on the machine, as does the start of a new process; so
+the end is counted from when the dead one has been replaced, two seconds or ten after its death."""
 
 
 @dataclass
@@ -184,20 +187,29 @@ class Person:
 
 
 @dataclass
-class Deaths:
-    """When processes died, in monotonic seconds: `times` of all, `servers` of servers only."""
+class Death:
+    """Of a worker or a server: when it was killed, and when another one was there, monotonic."""
 
-    times: list[float] = field(default_factory=list)
-    servers: list[float] = field(default_factory=list)
+    server: bool
+    killed: float
+    replaced: float = math.inf
+
+    def near(self, begin: float, end: float) -> bool:
+        """Whether what was from `begin` to `end` may have suffered from it."""
+        return self.killed <= end and begin <= self.replaced + AFTER_REPLACED
+
+
+class Deaths(list[Death]):
+    """Those of one run."""
 
     def excuse_cut(self, moment: float) -> bool:
         """Whether a page may have been cut off then, or not let in: a server died just before."""
-        return any(death <= moment <= death + AFTER_DEATH for death in self.servers)
+        return any(death.server and death.near(moment, moment) for death in self)
 
     def excuse(self, line: Line) -> bool:
         """Whether somebody may have missed it."""
         end = line.heard_by_sender or line.sent
-        return any(line.sent - AFTER_DEATH <= death <= end + BEFORE_DEATH for death in self.times)
+        return any(death.near(line.sent, end + BEFORE_DEATH) for death in self)
 
 
 async def chat(people: list[Person], seconds: float, chaos: Callable[[], Awaitable[None]]) -> None:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -26,13 +27,16 @@ from gredis.status import Figures, read
 from tests.conftest import RedisServer, running_redis
 from tests.system.children import DEADLINE, Child, Start, alive, family
 from tests.system.conftest import environment
-from tests.system.ledger import Deaths, Person, accepted, accounts, chat, moment
+from tests.system.ledger import Death, Deaths, Person, accepted, accounts, chat, moment
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 PEOPLE, ROOMS, ROOMS_EACH = 200, 20, 2
 WORKERS, SERVERS = 3, 2
 CONNECTIONS = 500  # per queue and worker
+
+COUNTED = ("-m", "tests.system.counted")
+GREENLETS = 15  # of a process when all have left; eight it is: itself, Redis, signals, lifelines
 
 MENTIONED = 30  # lines of a report
 
@@ -80,7 +84,8 @@ class Site:
         """One that takes connections."""
         name = self._name("worker")
         worker = self.start(
-            name, "manage.py", "runworker2", "--connections", str(CONNECTIONS), "--stop-on-eof",
+            name, *COUNTED, "manage.py", "runworker2",
+            "--connections", str(CONNECTIONS), "--stop-on-eof",
             CHAT_RATE="50", DATABASE_MAX_CONNECTIONS="10",
             **environment(self.redis, self.database, name),
         )  # fmt: skip
@@ -91,12 +96,19 @@ class Site:
         """One on a socket that it inherits: who knocks while there is none has to wait."""
         name, number = self._name("server"), self.listening[place].fileno()
         server = self.start(
-            name, "-m", "thyme", "multichat.relay:application",
+            name, *COUNTED, "-m", "thyme", "multichat.relay:application",
             "--bind", f"fd://{number}", "--stop-on-eof",
             descriptors=(number,), **environment(self.redis, self.database, name),
         )  # fmt: skip
         server.line("Thyme listens on ")
         return server
+
+    def greenlets(self) -> list[int]:
+        """How many each of the processes has."""
+        children = [*self.workers, *self.servers]
+        for child in children:
+            os.kill(child.pid, signal.SIGUSR2)
+        return [int(child.line("greenlets ")) for child in children]
 
     def _name(self, kind: str) -> str:
         self.number += 1
@@ -127,8 +139,8 @@ class Chaos:
 
     async def kill_a_worker(self) -> None:
         worker = self.site.workers.pop(self.dice.randrange(WORKERS))
-        self._died(worker)
-        self.site.workers.append(await asyncio.to_thread(self.site.new_worker))
+        with self._death(worker, server=False):
+            self.site.workers.append(await asyncio.to_thread(self.site.new_worker))
 
     async def stop_a_worker(self) -> None:
         """As in a deploy: a new one first, then SIGTERM to an old one."""
@@ -139,14 +151,18 @@ class Chaos:
 
     async def kill_a_server(self) -> None:
         place = self.dice.randrange(SERVERS)
-        self.deaths.servers.append(time.monotonic())
-        self._died(self.site.servers[place])
-        self.site.servers[place] = await asyncio.to_thread(self.site.new_server, place)
+        with self._death(self.site.servers[place], server=True):
+            self.site.servers[place] = await asyncio.to_thread(self.site.new_server, place)
 
-    def _died(self, child: Child) -> None:
-        self.deaths.times.append(time.monotonic())
-        self.done.append(f"{moment(time.monotonic())} {child.name} killed")
+    @contextlib.contextmanager
+    def _death(self, child: Child, server: bool) -> Iterator[None]:
+        """Kill it, and see it replaced."""
+        death = Death(server, time.monotonic())
+        self.deaths.append(death)
+        self.done.append(f"{moment(death.killed)} {child.name} killed")
         child.kill()
+        yield
+        death.replaced = time.monotonic()
 
     async def _cut_for_ever(self) -> None:
         while True:
@@ -192,7 +208,7 @@ def test_nothing_is_missing_doubled_misplaced_or_left_over(crowd, database):
         assert not wrong, "\n".join([told, *wrong[:MENTIONED]])
         strict = [line for line in accepted(people) if not chaos.deaths.excuse(line)]
         assert len(strict) > PEOPLE, told  # or else the run has shown nothing
-        assert left_over(redis, database) == [], told
+        assert left_over(site) == [], told
         for child in [*site.workers, *site.servers]:
             child.end()
         for listening in site.listening:
@@ -216,11 +232,12 @@ def told_of(people: list[Person], chaos: Chaos) -> str:
     )
 
 
-def left_over(redis: RedisServer, database: str) -> list[str]:
+def left_over(site: Site) -> list[str]:
     """What is still there some time after the last page has closed, but should not be."""
     deadline = time.monotonic() + DEADLINE
     while True:
-        found = remains(read(redis.url)) + database_connections(database)
+        found = remains(read(site.redis.url)) + database_connections(site.database)
+        found += [f"{many} greenlets" for many in site.greenlets() if many > GREENLETS]
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.2)

@@ -16,6 +16,7 @@ from tests.conftest import running_redis
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
 from thyme import relay as relay_module
 from thyme import relay_desk
+from thyme import worker as worker_module
 from thyme.application import Disconnected
 from thyme.relay import Queue, Relay
 from thyme.relay_messages import EVENT_BYTES
@@ -226,6 +227,35 @@ def test_who_was_taken_for_dead_by_mistake_hands_over_what_others_have_by_now(se
     assert still_talks(peer)
     leave(peer)
     assert ended.get(timeout=30)["type"] == "websocket.disconnect"
+
+
+def test_nobody_waits_for_ever_for_the_last_words_of_a_worker_that_stops(
+    server, start, monkeypatch
+):
+    monkeypatch.setattr(relay_desk, "SETTLE_LIMIT", 0.1)
+    monkeypatch.setattr(worker_module, "PART_SECONDS", 30)
+    said_all, left = gevent.event.Event(), gevent.event.Event()
+
+    def application(scope, receive, send):
+        receive()
+        send({"type": "websocket.accept"})
+        send({"type": "websocket.resume.note", "note": b"n"})
+        note = scope["extensions"]["websocket.resume"]["note"]
+        send({"type": "websocket.send", "text": f"went on with {note}"})
+        if receive()["type"] == "websocket.handover":
+            said_all.wait()  # and does not end
+            left.set()
+
+    _, first = start(application)
+    peer = talk(server)
+    assert peer.next()["text"] == "went on with None"
+    start(application)
+    first.stop()
+    assert peer.next()["text"] == "went on with b'n'"
+    assert not left.is_set()
+    assert not server.desk._settling
+    said_all.set()
+    leave(peer)
 
 
 def test_a_stranger_who_speaks_nonsense_to_a_desk_disturbs_nobody(server, start, caplog):
