@@ -23,7 +23,7 @@ from tqdm import tqdm
 from bench import layers
 from bench.cases import CASES, Case
 from bench.generator import GaveUp
-from bench.report import plot, table
+from bench.report import overview, plot, table
 from bench.servers import running
 
 Figures = dict[str, float]
@@ -40,6 +40,7 @@ def main() -> int:
         return 2
     base = json.loads(Path(options.base).read_text()) if options.base else None
     results: dict[str, dict[str, Figures]] = {}
+    tables = []
     _allow_many_sockets()
     services = start_services()
     options.case_seconds = options.minutes * 60 / max(1, len(cases))
@@ -47,16 +48,22 @@ def main() -> int:
     with tqdm(total=total, unit="run", disable=not sys.stderr.isatty()) as progress:
         for case in cases:
             results[case.name] = _measure(case, options, services, progress)
+            tables.append(table(case, results[case.name], base))
             progress.clear()
-            print(table(case, results[case.name], base), flush=True)
+            print(tables[-1], flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
     if send_to_groups:
         results[layers.NAME] = layers.run(options.output)
     written = {"machine": _machine(), "results": results}
     (options.output / "results.json").write_text(json.dumps(written, indent=1))
+    (options.output / "tables.md").write_text("\n".join(tables) + "\n")
     for case in cases:
         plot(case, results[case.name], options.output)
-    print(f"Written to {options.output}/: results.json and a plot (PNG, SVG) for each case")
+    overview(cases, results, options.output)
+    print(
+        f"Written to {options.output}/: results.json, tables.md, and plots (PNG, SVG): "
+        "one for each case, and an overview of all"
+    )
     return 0
 
 

@@ -67,6 +67,8 @@ CASES = [
          servers.NO_LAYER, memory("echo", 2000), "kib_per_socket"),
     Case("async-memory", "Memory per idle socket, asynchronous consumer, 500 sockets", "sockets",
          servers.NO_LAYER, memory("async-echo", 500), "kib_per_socket"),
+    Case("async-memory-2000", "Memory per idle socket, asynchronous consumer, 2,000 sockets",
+         "sockets", servers.NO_LAYER, memory("async-echo", 2000), "kib_per_socket"),
     Case("raw-memory", "Memory per idle socket, without Django, 500 sockets", "sockets",
          servers.RAW, memory("", 500), "kib_per_socket"),
     Case("flood", "64 KiB texts for one who does not read, 4 s; echoes of ten others", "echoes",

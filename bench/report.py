@@ -68,16 +68,52 @@ def _colour(name: str) -> str:
     return "#b9c4c0" if is_peer(name) else "#1b6e53"
 
 
+KINDS = {
+    "thyme": ("o", "thyme, in one process"),
+    "thyme, esque": ("o", ""),
+    "thyme, ASGI": ("D", "a coroutine without Django"),
+    "thyme split, 1 worker": ("s", "server and one worker"),
+    "thyme split, 2 workers": ("^", "server and two workers"),
+}
+"""How each of ours is drawn in the overview, and what the legend calls it."""
+
+
+def overview(cases: list[Case], results: dict[str, dict[str, Figures]], folder: Path) -> None:
+    """One line a case: how many times better than the best peer; PNG and SVG."""
+    compared = [
+        (case, {name: ratio_to_best_peer(case, results[case.name], name)
+                for name in KINDS if name in results[case.name]})
+        for case in reversed(cases)
+    ]  # fmt: skip
+    lines = [(case.title, ratios) for case, ratios in compared if any(ratios.values())]
+    if not lines:
+        return
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(9, 0.34 * len(lines) + 1.6), layout="constrained")
+    for name, (marker, legend) in KINDS.items():
+        points = [(ratios[name], line) for line, (_, ratios) in enumerate(lines)
+                  if ratios.get(name)]  # fmt: skip
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, label=legend or "_", color="#1b6e53",
+                      markerfacecolor="#1b6e53" if marker == "o" else "white")  # fmt: skip
+    axes.set_xscale("log")
+    axes.axvline(1, color="#8a9692", linewidth=1)
+    axes.set_yticks(range(len(lines)), [title for title, _ in lines])
+    ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
+    axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(axis="x", color="#dfe5e2")
+    axes.set(xlabel="times better than the best of the peers in that case")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    _save(figure, folder / "overview")
+    plt.close(figure)
+
+
 def plot(case: Case, results: dict[str, Figures], folder: Path) -> None:
     """Horizontal bars, ours dark, the peers light; PNG and SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "thyme"
-    import matplotlib.pyplot as plt
-
     if not results:
         return
+    plt = _pyplot()
     names = list(results)[::-1]
     values = [results[name][case.better] for name in names]
     figure, axes = plt.subplots(figsize=(8, 0.4 * len(names) + 1.2), layout="constrained")
@@ -94,8 +130,22 @@ def plot(case: Case, results: dict[str, Figures], folder: Path) -> None:
     }[case.better]
     axes.set(title=case.title, xlabel=unit)
     axes.margins(x=0.15)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(folder / f"{case.name}.png", dpi=120)
-    figure.savefig(folder / f"{case.name}.svg", metadata={"Date": None})
+    _save(figure, folder / case.name)
     plt.close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "thyme"
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, path: Path) -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path.with_suffix(".png"), dpi=120)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})

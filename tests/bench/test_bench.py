@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from bench.cases import CASES
-from bench.report import ratio_to_best_peer, table
+from bench.report import overview, ratio_to_best_peer, table
 
 CASE = {case.name: case for case in CASES}
 
@@ -43,6 +43,16 @@ def test_two_runs_are_compared_by_the_figure_of_the_case():
     assert last_row.endswith("| 1.50 |")
 
 
+def test_the_overview_has_the_cases_in_which_there_are_peers(tmp_path):
+    cases = [CASE["echo"], CASE["room-100"]]
+    results = {"echo": {"thyme": figures(300), "uvicorn": figures(100)}}
+    overview(cases, results | {"room-100": {"thyme": figures(300)}}, tmp_path)
+    drawn = (tmp_path / "overview.svg").read_text()
+    assert CASE["echo"].title in drawn
+    assert CASE["room-100"].title not in drawn
+    assert (tmp_path / "overview.png").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("case", ["raw-echo"])
 def test_a_run_prints_a_table_and_writes_json_and_plots(tmp_path, case):
     command = [sys.executable, "-m", "bench", "--case", case, "--size", "0.02"]
@@ -68,3 +78,4 @@ def test_a_run_prints_a_table_and_writes_json_and_plots(tmp_path, case):
     assert results["null"]["runs"] == 2
     for ending in ("png", "svg"):
         assert (tmp_path / f"{case}.{ending}").stat().st_size > 1000
+    assert "| thyme, esque |" in (tmp_path / "tables.md").read_text()
