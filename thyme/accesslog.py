@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 
 from thyme.http11 import Request
-from thyme.scope import Place
+from thyme.scope import Place, written
 
 FORMATS = ("common", "json")
 
@@ -66,7 +66,7 @@ def common_line(visit: Visit) -> str:
     when = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(visit.ended))
     request = visit.request
     return (
-        f'{_client(visit) or "-"} - - [{when}] "{request.method} {_path(request)}'
+        f'{_client(visit) or "-"} - - [{when}] "{request.method} {written(request.path)}'
         f' HTTP/{request.http_version}" {visit.status} {visit.sent}'
     )
 
@@ -77,7 +77,7 @@ def json_line(visit: Visit) -> str:
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(visit.ended)),
         "client": _client(visit),
         "method": visit.request.method,
-        "path": _path(visit.request),
+        "path": written(visit.request.path),
         "status": visit.status,
         "bytes": visit.sent,
         "seconds": round(visit.seconds, 6),
@@ -88,8 +88,3 @@ def json_line(visit: Visit) -> str:
 
 def _client(visit: Visit) -> str | None:
     return visit.place.client[0] if visit.place.client else None
-
-
-def _path(request: Request) -> str:
-    # llhttp lets bytes over 0x7F pass, and a quotation mark would end the field.
-    return request.path.decode("latin-1").encode("unicode_escape").decode().replace('"', "%22")

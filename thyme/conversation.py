@@ -21,6 +21,7 @@ from thyme.errors import ApplicationError, ReadCancelled
 from thyme.heartbeat import Heartbeat
 from thyme.http11 import Header, Refusal, Request
 from thyme.response import Response, refusal_response
+from thyme.scope import written
 from thyme.stream import Stream, TooSlow
 from thyme.websocket import WebSocket
 
@@ -81,7 +82,7 @@ class Conversation:
         except Disconnected:
             pass  # it has learned that nobody listens any more, and has given up
         except Exception:
-            _LOGGER.exception("WebSocket %s: the application failed", scope["path"])
+            _LOGGER.exception("WebSocket %s: the application failed", written(scope["raw_path"]))
             code, refusal = INTERNAL_ERROR, _FAILED
         try:
             self._finish(code, refusal)

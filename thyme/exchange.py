@@ -18,6 +18,7 @@ from thyme.config import DRAIN_BYTES, READ_BYTES
 from thyme.errors import ApplicationError, ReadCancelled
 from thyme.http11 import END, Refusal, Request, RequestParser
 from thyme.response import BODY, CONTINUE, HINT, Response, refusal_response
+from thyme.scope import written
 from thyme.stream import Stream
 
 _LOGGER = logging.getLogger("thyme.server")
@@ -59,14 +60,12 @@ class Exchange:
             application(scope, self.receive, self.send)
             if not self.response.complete:
                 _LOGGER.error(
-                    "%s %s: the application returned without completing its response",
-                    scope["method"],
-                    scope["path"],
+                    "%s: the application returned without completing its response", _asked(scope)
                 )
         except Disconnected:
             pass  # it has learned that nobody listens any more, and has given up
         except Exception:
-            _LOGGER.exception("%s %s: the application failed", scope["method"], scope["path"])
+            _LOGGER.exception("%s: the application failed", _asked(scope))
         return self._finish()
 
     @property
@@ -231,3 +230,7 @@ class Exchange:
                 return self._refusal is None and event["type"] == "http.request"
             budget -= len(event["body"])
         return False
+
+
+def _asked(scope: Scope) -> str:
+    return f"{scope['method']} {written(scope['raw_path'])}"

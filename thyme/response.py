@@ -288,7 +288,10 @@ def checked(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
 def _dangerous(name: bytes, value: bytes) -> ApplicationError:
     # RFC 9110 5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous,
     # due to the varying ways that implementations might parse and interpret those characters".
-    return ApplicationError(f"{name!r}: a value has no CR, LF or NUL; got {value!r}")
+    # It is not repeated: the error is logged, and a value may be confidential.
+    return ApplicationError(
+        f"{name!r}: a value has no CR, LF or NUL; got {len(value)} bytes with one"
+    )
 
 
 @lru_cache(NAMES_REMEMBERED)

@@ -85,6 +85,14 @@ def decoded(raw_path: bytes) -> str:
     return raw_path.decode("utf-8", "replace")
 
 
+def written(raw_path: bytes) -> str:
+    """`raw_path` for a line of a log: still percent-encoded, so that it cannot forge another one.
+
+    The parser lets bytes over 0x7F pass, and a quotation mark would end a field of the access log.
+    """
+    return raw_path.decode("latin-1").encode("unicode_escape").decode().replace('"', "%22")
+
+
 def _subprotocols(request: Request) -> list[str]:
     # RFC 6455 11.3.4: the field may appear several times, each a list of tokens.
     values = [value for name, value in request.headers if name == b"sec-websocket-protocol"]

@@ -10,6 +10,12 @@ import pytest
 
 from tests.thyme.serving import Browser, HTTPPeer, Peer, echo, eventually, hello, serving
 from thyme.accesslog import AccessLog
+from thyme.application import Receive, Scope, Send
+
+UPGRADE = (
+    b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +67,31 @@ def test_a_path_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
                 peer.read_all()
     assert '"GET /%22%0a HTTP/1.1"' in caplog.text
     assert all(line.isascii() and line.count('"') == 2 for line in caplog.messages)
+
+
+@pytest.mark.parametrize("upgrade", [False, True], ids=["http", "websocket"])
+def test_a_path_cannot_forge_a_line_of_the_errors_either(
+    caplog: pytest.LogCaptureFixture, upgrade: bool
+) -> None:
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError("a fault")
+
+    fields = UPGRADE if upgrade else b""
+    request = b"GET /a%%0AERROR%%20forged%%1B%%5B31m?secret HTTP/1.1\r\nHost: a\r\n%b\r\n" % fields
+    with serving(application) as server, Peer(server, request) as peer:
+        assert peer.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 500")
+        eventually(lambda: caplog.messages)
+    (line,) = (text for text in caplog.messages if "failed" in text)
+    assert "/a%0AERROR%20forged%1B%5B31m: the application failed" in line
+    assert line.isprintable()
+    assert "secret" not in caplog.text
+
+
+def test_a_response_without_an_end_does_not_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(lambda scope, receive, send: None) as server:
+        with Peer(server, b"GET /%0aforged HTTP/1.0\r\n\r\n") as peer:
+            peer.read_all()
+    assert "GET /%0aforged: the application returned" in caplog.text
 
 
 def test_failures_are_logged_with_their_status(caplog: pytest.LogCaptureFixture) -> None:

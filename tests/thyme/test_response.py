@@ -215,6 +215,14 @@ BAD_HEADERS: dict[str, list[Any]] = {
 }
 
 
+def test_the_error_about_a_dangerous_value_does_not_repeat_it() -> None:
+    """It goes to the log, and the value may be a cookie, or what came in a request."""
+    headers = [(b"set-cookie", b"session=secret\r\nx: y")]
+    with pytest.raises(ApplicationError, match="set-cookie") as caught:
+        encoded({"type": "http.response.start", "status": 200, "headers": headers})
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", BAD_HEADERS)
 def test_headers_that_would_smuggle_are_an_error_rfc_9110_5_5(name: str) -> None:
     with pytest.raises(ApplicationError):
