@@ -118,7 +118,7 @@ class Bridge:
         try:
             if loop.can_lend():
                 self._task = loop.create_task(self._main(), context=_beginning())
-                loop.step(self._turns)
+                self._step()
                 if not self._task.done():
                     self._task.add_done_callback(self._end)
             else:
@@ -136,6 +136,11 @@ class Bridge:
             self._end_executor()
         if self._task is not None and not self._task.cancelled():
             self._task.result()
+
+    def _step(self) -> None:
+        self.loop.step(self._turns)
+        if self._turns.killed and self._task is not None and not self._task.done():
+            raise gevent.GreenletExit  # which has ended another task of the application
 
     def _next_call(self) -> Callable[[], None] | None:
         if self._task is not None and self._task.done():
@@ -271,7 +276,7 @@ class Bridge:
         loop = self.loop
         if len(self._waiting) == 1 and loop.can_lend() and not self._waiting[0].done():
             self._waiting.pop().set_result(None)
-            loop.step(self._turns)
+            self._step()
         else:
             self.notify()
             if self._waiting and not self._reading:

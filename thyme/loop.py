@@ -73,13 +73,14 @@ class Turns:
     hub. (SQLAlchemy's asyncio extension starts such greenlets, but they only ever await.)
     """
 
-    __slots__ = ("greenlet", "inside", "outside")
+    __slots__ = ("greenlet", "inside", "killed", "outside")
 
     outside: State  # while it runs
 
     def __init__(self) -> None:
         self.greenlet: Any = getcurrent()
         self.inside: State | None = None  # kept here between two turns
+        self.killed = False  # while the loop ran: its tasks swallow what is thrown into them
 
     def __enter__(self) -> None:
         self.outside = _take()
@@ -97,6 +98,7 @@ class Turns:
         return type(self.greenlet).switch(self.greenlet, *args)
 
     def _throw(self, *args: Any) -> Any:
+        self.killed |= _is_kill(*args)
         self._begin()
         return type(self.greenlet).throw(self.greenlet, *args)
 
@@ -109,6 +111,10 @@ class Turns:
     def _end(self) -> None:
         self.inside = _take()
         _put(self.outside)
+
+
+def _is_kill(error: Any = gevent.GreenletExit, *more: Any) -> bool:
+    return isinstance(error, gevent.GreenletExit) or error is gevent.GreenletExit
 
 
 _Base: Any = asyncio.SelectorEventLoop  # of which we use parts that its type stubs leave out

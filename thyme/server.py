@@ -126,7 +126,8 @@ class Server:
         greenlets = [greenlet for _, greenlet in connections]
         seconds = self._config.drain_seconds if drain_seconds is None else drain_seconds
         gevent.joinall(greenlets, timeout=seconds)
-        gevent.killall(farewells + list(self._connections.values()), timeout=KILL_SECONDS)
+        with gevent.Timeout(KILL_SECONDS, False):  # an application may not want to die
+            gevent.killall(farewells + list(self._connections.values()))
         if first:
             self._close_application()
             self._stopped.set()

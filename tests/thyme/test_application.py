@@ -162,6 +162,34 @@ def test_a_connection_that_the_server_ends_is_cancelled():
     assert ended == ["cancelled"]
 
 
+def test_a_connection_that_the_server_ends_ends_also_while_a_task_of_its_application_blocks():
+    """The greenlet of the connection has lent itself to that task, and is killed within it."""
+    ended, blocking = [], gevent.event.Event()
+
+    async def reader(receive):
+        await receive()
+        blocking.set()
+        gevent.sleep(60)
+
+    async def waits(scope, receive, send):
+        tasks.append(asyncio.create_task(reader(receive)))
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    tasks = []
+    peer = Peer(adapt(waits), WEBSOCKET)
+    gevent.sleep(0.01)  # it receives
+    peer.say("hello")
+    assert blocking.wait(30)
+    peer.greenlet.kill(timeout=30)
+    assert peer.greenlet.dead
+    eventually(lambda: ended)
+    assert isinstance(tasks[0].exception(), gevent.GreenletExit)
+
+
 def test_an_application_may_end_while_it_still_receives():
     """As Django's handler does, which listens for the disconnect meanwhile."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import urllib.request
 from typing import Any
@@ -207,6 +208,24 @@ def test_stop_kills_what_does_not_finish_in_time() -> None:
         server.stop(drain_seconds=0.01)
         assert ended == ["killed"]
         assert peer.read_all() == b""
+
+
+def test_what_survives_its_kill_does_not_hold_up_the_stop() -> None:
+    begun, gate = gevent.event.Event(), gevent.event.Event()
+
+    def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        while not gate.is_set():
+            with contextlib.suppress(gevent.GreenletExit):
+                gate.wait()
+
+    with serving(stubborn) as server, Peer(server, GET):
+        serving_on = gevent.spawn(server.serve_forever)
+        assert begun.wait(DEADLINE)
+        server.stop(0)
+        serving_on.get(timeout=DEADLINE)
+        gate.set()
+        eventually(lambda: not server._connections)
 
 
 def test_a_browser_that_does_not_read_does_not_hold_up_the_stop_of_others() -> None:
