@@ -5,7 +5,8 @@
 
 What a request says in confidence is not logged: no query (it can carry tokens), no header (cookies,
 Authorization), no user. The path is written as it was sent, percent-encoded, so that no line can
-be forged with it. Bytes are those on the wire, head included.
+be forged with it. Bytes are those on the wire, head included. What is no good request (400, 408,
+414, 431) has no line, nothing in it can be believed; `/metrics` counts it.
 
 The lines go to the logger "thyme.access" (level INFO); programs send it to standard error.
 Source of the first form: https://httpd.apache.org/docs/2.4/logs.html#common

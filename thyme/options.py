@@ -90,7 +90,10 @@ class _Parser(argparse.ArgumentParser):
         add("--metrics", type=_metrics, metavar="PLACE",
             help="answer /health and /metrics there, for all processes; a port alone is one of "
             "127.0.0.1")
-        add("--root-path", help="where the application is mounted, such as /chat")
+        add(
+        "--root-path",
+        help="where the application is mounted, such as /chat, which a proxy takes off the path",
+    )
         add("--proxy-headers", type=_proxies, metavar="ADDRESSES",
             help="believe X-Forwarded-For and -Proto from these addresses or networks, separated "
             "by commas, or unix")
