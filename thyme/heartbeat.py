@@ -17,16 +17,19 @@ from gevent import get_hub
 
 from thyme.stream import Stream
 
+_LAST = -1  # gevent's priorities: after the sockets
+
 
 class Heartbeat:
     """Calls `ping` when `stream` was silent for `ping_seconds`, `lost` after `pong_seconds` more.
 
     `listening` tells whether anybody reads: while the application takes no events a pong would
-    stay unseen, and the peer is not to blame.
+    stay unseen, and the peer is not to blame. Nor is it when we stood still: before it is given up,
+    what has come meanwhile is read.
     """
 
-    __slots__ = ("_interval", "_listening", "_lost", "_ping", "_pinged", "_seen", "_stream",
-                 "_timer", "_wait")  # fmt: skip
+    __slots__ = ("_interval", "_listening", "_looked", "_lost", "_ping", "_pinged", "_seen",
+                 "_stream", "_timer", "_wait")  # fmt: skip
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class Heartbeat:
         self._stream = stream
         self._interval, self._wait = ping_seconds, pong_seconds
         self._ping, self._lost, self._listening = ping, lost, listening
-        self._pinged = False
+        self._pinged = self._looked = False
         self._timer: Any = None
         self._seen = stream.received
         self._next(ping_seconds)
@@ -54,19 +57,22 @@ class Heartbeat:
 
     def _next(self, seconds: float) -> None:
         self.stop()
-        self._timer = get_hub().loop.timer(seconds)
+        self._timer = get_hub().loop.timer(seconds, priority=_LAST)
         self._timer.start(self._beat)
 
     def _beat(self) -> None:
         silent = self._stream.received == self._seen and self._listening()
         self._seen = self._stream.received
         if not silent:
-            self._pinged = False
+            self._pinged = self._looked = False
             self._next(self._interval)
-        elif self._pinged:
-            self.stop()
-            self._lost()
-        else:
+        elif not self._pinged:
             self._pinged = True
             self._next(self._wait)
             self._ping()
+        elif not self._looked:
+            self._looked = True
+            self._next(0)  # after a round of the hub, in which sockets are read
+        else:
+            self.stop()
+            self._lost()

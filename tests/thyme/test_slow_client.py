@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import gevent
 from gevent.event import Event as Signal
 from websockets.frames import Opcode
 
 from tests.thyme.serving import Browser, Peer, body, echo, eventually, serving, start
 from thyme.application import Disconnected, Event, Receive, Scope, Send
+from thyme.heartbeat import Heartbeat
+from thyme.stream import Stream, plain_socket
 
 TEXT = {"type": "websocket.send", "text": "x" * 65536}
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -157,6 +162,26 @@ def test_a_websocket_that_does_not_answer_a_ping_is_closed() -> None:
             eventually(lambda: heard)
             assert (heard[0]["type"], heard[0]["code"]) == ("websocket.disconnect", 1011)
             assert browser.closed() == (1011, "no answer to a ping")
+
+
+def test_a_peer_is_not_blamed_when_we_stood_still_and_its_answer_is_here() -> None:
+    ours, peers = socket.socketpair()
+    stream, blamed = Stream(plain_socket(ours)), []
+
+    def ping() -> None:
+        peers.send(b"pong")
+        time.sleep(0.05)  # nothing runs in this thread, for longer than a pong may take
+
+    reader = gevent.spawn(stream.read)
+    heartbeat = Heartbeat(
+        stream, 0.01, 0.02, ping=ping, lost=lambda: blamed.append(1), listening=lambda: True
+    )
+    assert reader.get(timeout=30) == b"pong"
+    gevent.sleep(0)
+    heartbeat.stop()
+    stream.close()
+    peers.close()
+    assert not blamed
 
 
 def test_a_peer_is_not_blamed_while_the_application_does_not_receive() -> None:
