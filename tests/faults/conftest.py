@@ -33,10 +33,10 @@ class Site:
         self.url = self.server.line("Thyme listens on ")
         return self.url
 
-    def work(self, name: str = "worker") -> Child:
+    def work(self, name: str = "worker", drain_seconds: float = 1) -> Child:
         """Start a worker."""
         place = "tests.faults.worker_child"
-        child = self._start(name, "-m", place, self.loop, self.redis.url)
+        child = self._start(name, "-m", place, self.loop, self.redis.url, str(drain_seconds))
         child.line("ready")
         return child
 

@@ -211,7 +211,7 @@ def test_a_worker_that_stops_closes_its_other_sockets_with_1012(site):
 
 def test_all_workers_are_replaced_under_load_without_one_failed_request(site):
     site.serve()
-    workers = [site.work("one"), site.work("two")]
+    workers = [site.work(name, drain_seconds=DEADLINE) for name in ("one", "two")]
     done, failures, answers = threading.Event(), [], []
 
     def ask() -> None:
@@ -228,7 +228,7 @@ def test_all_workers_are_replaced_under_load_without_one_failed_request(site):
     with contextlib.ExitStack() as stack:
         stack.callback(done.set)
         for name in ("three", "four"):
-            new = site.work(name)
+            new = site.work(name, drain_seconds=DEADLINE)
             workers.pop(0).end()
             workers.append(new)
             many = len(answers)

@@ -1,4 +1,4 @@
-"""A worker in a process of its own, with a small application: python worker_child.py LOOP URL.
+"""A worker in a process of its own, with a small application: python worker_child.py LOOP URL DRAIN_SECONDS.
 
 For what only processes can show: death. The application is named by the path of the scope.
 """
@@ -76,7 +76,7 @@ async def download(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def on_gevent(url: str) -> None:
+def on_gevent(url: str, drain_seconds: float) -> None:
     from gevent import monkey
 
     monkey.patch_all()
@@ -92,27 +92,28 @@ def on_gevent(url: str) -> None:
     from thyme.worker import Worker
 
     loop.install()
-    worker = Worker(esque(application), GeventCrossbar(url), drain_seconds=30)
+    worker = Worker(esque(application), GeventCrossbar(url), drain_seconds=drain_seconds)
     on_signals((signal.SIGTERM,), worker.stop)
     gevent.spawn(at_end_of_input, worker.stop)
     worker.run(lambda: print("ready", flush=True))
     loop.close_shared_loop()
 
 
-async def on_asyncio(url: str) -> None:
+async def on_asyncio(url: str, drain_seconds: float) -> None:
     import signal
 
     from gredis.drivers.asyncio import AsyncioCrossbar
     from thyme.worker_asyncio import AsyncioWorker
 
-    worker = AsyncioWorker(application, AsyncioCrossbar(url), drain_seconds=30)
+    worker = AsyncioWorker(application, AsyncioCrossbar(url), drain_seconds=drain_seconds)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     await worker.run(lambda: print("ready", flush=True))
     assert "gevent" not in sys.modules
 
 
 if __name__ == "__main__":
+    url, drain_seconds = sys.argv[2], float(sys.argv[3])
     if sys.argv[1] == "gevent":
-        on_gevent(sys.argv[2])
+        on_gevent(url, drain_seconds)
     else:
-        asyncio.run(on_asyncio(sys.argv[2]))
+        asyncio.run(on_asyncio(url, drain_seconds))
