@@ -1,6 +1,7 @@
 """A worker in a process of its own, with a small application: `worker_child.py LOOP URL SECONDS`.
 
-SECONDS are its drain's. For what only processes can show: death. The application is named by the path of the scope.
+SECONDS are its drain's. For what only processes can show: death. The application is named by the
+path of the scope.
 """
 
 from __future__ import annotations
