@@ -13,7 +13,7 @@ Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `carriers/tcp.py`, `hu
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,10 @@ import msgpack
 from gredis.carriers.redis import ERROR, LETTER, REPLY
 from gredis.carriers.tcp import VERSION, Frames, frame
 from gredis.errors import GredisError
+from gredis.messages import Kind, Letter
+
+BURIED = 0
+"""In place of the number of an announcement: the process has been taken for dead."""
 
 KEPT_SECONDS = 60
 """The letters of a dead process are kept so long, should it live after all."""
@@ -44,7 +48,7 @@ class Inbox:
     queues: set[str] = field(default_factory=set)
     forget_at: int | None = None
     absent: int | None = None
-    announced: bool = False
+    announced: int | None = None
 
 
 class Space:
@@ -114,6 +118,7 @@ class Space:
         found.groups.clear()
         found.queues.clear()
         self.known.pop(inbox, None)
+        found.announced = BURIED
         found.forget_at = self.now() + KEPT_SECONDS * 1000
 
     # -- connections
@@ -138,24 +143,34 @@ class Space:
             raise GredisError(f"got frames of version {version}, expected {VERSION}")
         return b"OK"
 
-    def announce(self, me: str, packed: bytes, last: int, known: int = 0) -> list[Any]:
+    def announce(self, me: str, packed: bytes, last: int, told: int = 0) -> list[Any]:
         wanted = msgpack.unpackb(packed)
         self.known[me] = None
         mine = self._inbox(me)
         mine.forget_at = mine.absent = None
         for group in wanted["groups"]:
             self.join(me, group)
-        for queue, room in wanted["queues"].items():
-            self.queues.setdefault(queue, {}).setdefault(me, room)
-            mine.queues.add(queue)
-        forgotten = mine.seq < last or (known and not mine.announced)
-        mine.announced = True
-        if forgotten:
+        restarted = mine.seq < last
+        if restarted or mine.announced is None:
+            mine.announced = BURIED
             found, mine.letters, mine.seq = mine.letters, deque(), last
             for _, sent, letter in found:
                 mine.seq += 1
                 mine.letters.append((mine.seq, sent, letter))
+        room = Counter(wanted["queues"])
+        for call, queue, places in wanted.get("takes", ()):
+            if call > mine.call:
+                room[queue] -= places
+        if mine.announced == BURIED:
+            mine.announced = told + 1
+            for seq, _, letter in mine.letters:
+                if seq > last and letter.startswith(Kind.ANYCAST.value):
+                    room[Letter.decode(letter).name] -= 1
+        for queue in wanted["queues"]:
+            self.queues.setdefault(queue, {}).setdefault(me, room[queue])
+            mine.queues.add(queue)
         absent = [other.encode() for other in self.known if not self._present(other)]
+        forgotten = restarted or 0 < told < mine.announced
         return [int(forgotten), mine.call, self.now(), *absent]
 
     def anycast(

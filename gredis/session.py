@@ -136,7 +136,7 @@ class Session:
         self._greeting = b""
         self._decoder: Any = None
         self._last = 0
-        self._known = False  # whether we have announced ourselves before
+        self._told = 0  # announcements that have been answered
         self._untrimmed = 0
         self._catching_up = False
 
@@ -192,8 +192,14 @@ class Session:
         self._greetings = self.carrier.answers(commands) + 1
         self._decoder = self.carrier.decoder()
         wanted = self.core.announcement(self._ours)
-        packed = pack({"groups": wanted.groups, "queues": wanted.queues})
-        commands.append(self.carrier.call("announce", 0, packed, self._last, int(self._known)))
+        # Their room is counted in `queues` already, and may have been added there or not.
+        takes = [
+            (call.number, *call.arguments[:2])
+            for call in [*self._unanswered, *self._unsent]
+            if call.script == "take" and call.number and not call.reply.done()
+        ]
+        packed = pack({"groups": wanted.groups, "queues": wanted.queues, "takes": takes})
+        commands.append(self.carrier.call("announce", 0, packed, self._last, self._told))
         self._greeting = self.carrier.encode(commands)
         self._catching_up = True
         self._wake()
@@ -240,7 +246,7 @@ class Session:
         Calls that were carried out are answered as well as can be known, the others go out again.
         """
         self._ahead = clock - self._now()
-        self._known = True
+        self._told += 1
         again = [
             call for call in self._unanswered if call.number > carried_out and not call.reply.done()
         ]
@@ -254,7 +260,7 @@ class Session:
         self._fetch()
         self.ready = True
         if forgotten:
-            log.warning("the other side of the crossbar had forgotten this process")
+            log.warning("the other side of the crossbar had forgotten this process for a while")
             self.core.lose(None)
         for inbox in absent:
             self._suspect(inbox.decode())

@@ -7,8 +7,9 @@ Every key that we use (`P` is the prefix, "gredis" unless configured):
                              NUMBER-MILLISECONDS, numbered without gaps         after its death
     P:state:INBOX    hash    seq: number of its last letter; dropped: letters   with its inbox
                              that found it full; call: number of its last
-                             call that was carried out; announced: 1 once it
-                             has been; absent: since when,
+                             call that was carried out; announced: number of
+                             the announcement that told of the last loss,
+                             0: taken for dead, to be told; absent: since when,
                              in milliseconds, it has not been seen
     P:entries:INBOX  set     "group:G", "queue:Q": where it is entered          with its inbox
     P:known          set     inboxes of all processes                           empty

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import gredis.end
 import gredis.session
 from gredis.drivers.asyncio import AsyncioLine
 from gredis.errors import GredisError, Unreachable
+from gredis.location import Location
 from gredis.messages import unpack
 from tests.contract.conftest import DEADLINE
 
@@ -59,6 +62,27 @@ def _cut_here(line: Any) -> bool:
         with suppress(OSError):
             line._socket.shutdown(2)
     return line._socket is not None
+
+
+@contextmanager
+def cut_off(line: Any) -> Iterator[None]:
+    """Lose a connection; for so long, its host cannot be reached."""
+    location = line.location
+    with socket.socket() as nobody:  # bound, does not listen
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        line.location = Location("tcp", "127.0.0.1", port, shown=location.shown)
+        assert _cut_here(line)
+        yield
+        line.location = location
+
+
+@contextmanager
+def hard_of_hearing(line: Any) -> Iterator[None]:
+    """What comes for so long gets lost; the connection must be cut afterwards."""
+    line.session.receive = lambda received: None
+    yield
+    del line.session.receive
 
 
 def test_connections_killed_under_load_lose_and_repeat_nothing(server, end, run, nobody_dies):
@@ -126,6 +150,69 @@ def test_groups_and_queues_work_again_after_a_restart_that_forgets_all(server, e
     got, lost = run(scenario())
     assert got == [*range(5), "line", "job"]
     assert lost == [None]
+
+
+async def room_of(end: Any, queue: str) -> int:
+    """The room of a queue as the other side counts it."""
+    _, queues, _ = await end.awaited(end.status()[0])
+    return {row[0].decode(): row[2] for row in queues}[queue]
+
+
+def test_who_was_taken_for_dead_comes_back_and_hears_that_it_has_lost_something(server, end, run):
+    async def scenario():
+        sender, receiver = end(), end()
+        line = receiver.lines[0]
+        got: list[Any] = []
+        jobs: list[Any] = []
+        lost: list[Any] = []
+        dead: list[str] = []
+        direct = receiver.core.add(lambda body: got.append(unpack(body)))
+        receiver.core.watch_losses(lost.append)
+        sender.core.watch(receiver.inbox, dead.append)
+        await receiver.awaited(receiver.join("room", direct.local))
+        await receiver.awaited(receiver.take("work", lambda body: jobs.append(unpack(body)), 5))
+        for job in ("finished before", "finished while away"):
+            await sender.awaited(sender.anycast_soon("work", job))
+        await until(lambda: len(jobs) == 2)
+        await receiver.awaited(receiver.give_back("work"))
+        with hard_of_hearing(line):
+            await sender.awaited(sender.anycast_soon("work", "unseen"))
+            await sender.awaited(sender.unicast_soon(direct, "unseen"))
+        with cut_off(line):
+            receiver.give_back("work")
+            reply = await sender.awaited(sender.unicast_soon(direct, "kept"))
+            await until(lambda: dead)
+            missed = await sender.awaited(sender.multicast_soon("room", "missed"))
+            await sender.awaited(sender.anycast_soon("work", "waiting"))
+        await until(lambda: line.session.ready and not line.session.owes)
+        for number in range(5):
+            assert (await sender.awaited(sender.multicast_soon("room", number)))[:2] == [1, 0]
+        await until(lambda: 4 in got and len(jobs) == 4)
+        assert await room_of(sender, "work") == 3  # two jobs are not finished
+        for _ in range(2):
+            await receiver.awaited(receiver.give_back("work"))
+        return (
+            reply,
+            missed[:2],
+            dead == [receiver.inbox],
+            got,
+            jobs[2:],
+            lost,
+            await room_of(sender, "work"),
+        )
+
+    assert run(scenario()) == (
+        b"ABSENT", [0, 0], True, ["unseen", "kept", *range(5)], ["unseen", "waiting"], [None], 5,
+    )  # fmt: skip
+
+
+def test_a_queue_that_is_taken_from_before_there_is_a_connection_has_its_room_once(end, run):
+    async def scenario():
+        one = end()
+        await one.awaited(one.take("work", print, 5))
+        return await room_of(one, "work")
+
+    assert run(scenario()) == 5
 
 
 def test_callers_are_told_when_nobody_answers(server, end, run):

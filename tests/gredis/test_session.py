@@ -298,5 +298,33 @@ def test_who_was_there_in_between_is_not_taken_for_dead():
     assert dead == [inbox]
 
 
+def test_who_was_taken_for_dead_hears_once_of_the_loss_also_when_the_first_answer_is_lost():
+    clock = [1000]
+    hub = Hub(lambda: clock[0])
+    sender, receiver = Process(hub), Process(hub)
+    member = receiver.receiver("room")
+    receiver.core.join("room", member.local)
+    receiver.session.call("join", "room")
+    settle(sender, receiver)
+    receiver.served.close()
+    sender.unicast(member, "kept")
+    settle(sender)
+    clock[0] += 500
+    sender.session.confirm(receiver.core.inbox)
+    missed = sender.multicast("room", "missed")
+    settle(sender)
+    assert missed.value == [0, 0]
+    receiver.cut()
+    receiver.write()
+    receiver.to_hub(len(receiver.outgoing))
+    for _ in range(2):
+        receiver.cut()  # what answers the announcement is lost, the first time
+        settle(receiver)
+    sender.multicast("room", "line")
+    settle(sender, receiver)
+    assert receiver.got["room"] == ["kept", "line"]
+    assert receiver.lost == [None]
+
+
 def test_a_host_that_is_back_is_found_within_a_fifth_of_a_second_whenever_it_comes_back():
     assert max(islice(pauses(), 1000)) <= 0.2

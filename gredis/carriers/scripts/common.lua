@@ -62,7 +62,8 @@ local function store(inbox, sent, letter, capacity)
 end
 
 -- Take a process out of everything it was entered in. Its letters are kept for a minute: should it
--- live after all, it fetches them when it announces itself.
+-- live after all, it fetches them when it announces itself, and hears that others were not kept.
+local BURIED = '0'  -- in place of the number of an announcement
 local function bury(inbox)
   for _, entry in ipairs(redis.call('SMEMBERS', key('entries', inbox))) do
     if string.sub(entry, 1, 6) == 'group:' then
@@ -72,6 +73,7 @@ local function bury(inbox)
     end
   end
   redis.call('SREM', prefix .. ':known', inbox)
+  redis.call('HSET', key('state', inbox), 'announced', BURIED)
   for _, kind in ipairs({'entries', 'inbox', 'state'}) do
     redis.call('EXPIRE', key(kind, inbox), 60)
   end
