@@ -9,6 +9,7 @@ Read next: `options.py`, what can be said; `server.py`; `processes.py` for sever
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -61,6 +62,7 @@ def _serve(options: dict[str, Any], config: Config) -> int:
     install()
     server = Server(load(options["app"], stock=options.get("stock", False)), config)
     server.start()
+    gc.freeze()  # what the program itself consists of is not searched for garbage again and again
     service = _Service(options, config, server)
     service.start_status(Status(server))
     return service.run(server.places)

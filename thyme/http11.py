@@ -15,7 +15,8 @@ transfer codings, expectations, versions, limits. tests/thyme/test_http11.py hol
 Methods are those llhttp knows (all registered ones but a few); others are refused.
 
 Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1). Taught in notebooks/03_http.ipynb. Read next:
-`response.py`, the other way; `scope.py`, what the application sees of a request.
+`response.py`, the other way; `scope.py`, what the application sees of a request; `repeats.py`, what
+need not be parsed again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from httptools import (
 )
 
 from thyme.config import CHUNK_OVERHEAD_BYTES, Config
+from thyme.repeats import LastFields
 
 Header = tuple[bytes, bytes]
 
@@ -52,9 +54,6 @@ HOSTS_REMEMBERED = 1024
 
 # RFC 9112 3.2, RFC 3986 3.2.2: uri-host [ ":" port ]; may be empty.
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?")
-# RFC 9112 3: request-line = method SP request-target SP HTTP-version; the target here in
-# origin-form (3.2.1), of RFC 3986's characters.
-_PLAIN_LINE = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9\-._~%!$&'()*+,;=:@/?]*) HTTP/1\.1")
 # RFC 9112 3.2.2: absolute-form = absolute-URI, here of the two schemes we can be asked for.
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE | re.DOTALL)
 
@@ -118,8 +117,8 @@ class RequestParser:
         "_body_size",
         "_config",
         "_deciding",
-        "_familiar",
         "_headers",
+        "_last_fields",
         "_parser",
         "_patience",
         "_refused",
@@ -144,7 +143,7 @@ class RequestParser:
         self._deciding: list[Header] = []
         self._body_size = 0
         self._between = True  # two requests: nothing of the next has come
-        self._familiar: tuple[bytes, list[Header]] | None = None
+        self._last_fields = LastFields(min(config.head_bytes, config.target_bytes))
         self._silence = 0  # bytes since the head began, or since the last piece of body
         self.events: deque[ParserEvent] = deque()
         self.in_head = False
@@ -178,27 +177,19 @@ class RequestParser:
         if rest is not None:  # out of the handler, which would be the context of further errors
             self._after_upgrade(rest)
 
-    # Who asks again on a connection mostly asks with the same fields; they are read once.
-
     def _remember(self, data: bytes) -> None:
         """Keep the fields of `data`, which was one request, if they say nothing about a body."""
         request = self.events[-2]
         if isinstance(request, Request) and len(self._deciding) == 1:  # which is Host
-            line, _, fields = data.partition(b"\r\n")
-            if _PLAIN_LINE.fullmatch(line):
-                self._familiar = fields, request.headers.copy()
+            self._last_fields.remember(data, request.headers)
 
     def _repeats(self, data: bytes) -> bool:
         """Take `data` if it is a request with the very fields of the one before."""
-        line, _, fields = data.partition(b"\r\n")
-        if self._familiar is None or fields != self._familiar[0]:
+        again = self._last_fields.read(data)
+        if again is None:
             return False
-        match = _PLAIN_LINE.fullmatch(line)
-        if match is None or len(data) > min(self._config.head_bytes, self._config.target_bytes):
-            return False
-        path, _, query = match[2].partition(b"?")
-        headers = self._familiar[1].copy()
-        self.events.append(Request(str(match[1], "ascii"), path, query, "1.1", headers, True))
+        method, path, query, headers = again
+        self.events.append(Request(method, path, query, "1.1", headers, True))
         self.events.append(END)
         return True
 

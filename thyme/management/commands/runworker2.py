@@ -5,6 +5,7 @@ The name is the original's: Channels has a `runworker` of its own, for shared ch
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -85,6 +86,7 @@ class Command(BaseCommand):
 
     def ready(self, inbox: str) -> None:
         """Say that it takes connections."""
+        gc.freeze()  # what the program itself consists of is not searched for garbage again
         self.stdout.write(f"Worker {inbox} takes connections")
         self.stdout.flush()
 
