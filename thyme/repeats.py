@@ -1,8 +1,8 @@
 """Requests that repeat: who asks again on a connection mostly asks with the same header fields.
 
 `http11.py` has the last fields kept here, byte for byte, which llhttp has read and found good, if
-they say nothing about a body. A request that has the very same is not parsed again: only its first line
-is read, and only one of the usual form.
+they say nothing about a body. A request that has the very same is not parsed again: only its first
+line is read, and only one of the usual form.
 """
 
 from __future__ import annotations
