@@ -28,6 +28,8 @@ from bench.generator import (
 from bench.servers import Running
 
 IDLE_SECONDS = 10
+ATTACH_SECONDS = 1
+"""For strace to attach: that interrupts what a process waits in, which is then called again."""
 SETTLE_SECONDS = 12
 """Until the threads of a server's start have ended (gevent's look-ups: 10 s)."""
 
@@ -160,18 +162,25 @@ def idle_calls(sockets: int) -> Callable[[Running, float], Result]:
     def run(running: Running, size: float) -> Result:
         peers = websockets(running.port, ["room/idle"] * sockets)
         time.sleep(SETTLE_SECONDS)
-        command = ["strace", "-c", "-f", *(f"--attach={pid}" for pid in running.pids())]
-        clocks = Clocks(running)
+        command = ["strace", "-f", "-ttt", *(f"--attach={pid}" for pid in running.pids())]
+        clocks, began = Clocks(running), time.time()
         traced = subprocess.run(
-            ["timeout", "-s", "INT", str(IDLE_SECONDS), *command], capture_output=True, text=True
+            ["timeout", "-s", "INT", str(ATTACH_SECONDS + IDLE_SECONDS), *command],
+            capture_output=True,
+            text=True,
         )
-        total = re.search(r"^\s*100\.00\s.*?(\d+)\s+\d*\s*total$", traced.stderr, re.MULTILINE)
-        calls = float(total[1]) if total else 0.0
+        calls = float(calls_after(began + ATTACH_SECONDS, traced.stderr))
         result = clocks.result(calls, [], calls=calls)
         close(peers)
         return result
 
     return run
+
+
+def calls_after(moment: float, trace: str) -> int:
+    """How many system calls of `strace -ttt` began later than `moment`, in seconds."""
+    begins = re.findall(r"^(?:\[pid +\d+\] )?(\d+\.\d+) \w+\(", trace, re.MULTILINE)
+    return sum(float(begin) > moment for begin in begins)
 
 
 def first_answer(running: Running, size: float) -> Result:

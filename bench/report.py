@@ -99,12 +99,13 @@ def overview(cases: list[Case], results: dict[str, dict[str, Figures]], folder: 
     axes.set_xscale("log")
     axes.axvline(1, color="#8a9692", linewidth=1)
     axes.set_yticks(range(len(lines)), [title for title, _ in lines])
+    axes.margins(y=0.03)
     ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
     axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
     axes.minorticks_off()
     axes.grid(axis="x", color="#dfe5e2")
     axes.set(xlabel="times better than the best of the peers in that case")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     _save(figure, folder / "overview")
     plt.close(figure)
 

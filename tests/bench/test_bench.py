@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from bench.cases import CASES
+from bench.measures import calls_after
 from bench.report import overview, ratio_to_best_peer, table
 
 CASE = {case.name: case for case in CASES}
@@ -41,6 +42,19 @@ def test_two_runs_are_compared_by_the_figure_of_the_case():
     base = {"results": {"echo": {"thyme": figures(100)}}}
     last_row = table(CASE["echo"], {"thyme": figures(150)}, base).splitlines()[-1]
     assert last_row.endswith("| 1.50 |")
+
+
+def test_system_calls_are_counted_from_a_moment_on():
+    trace = """strace: Process 11 attached with 2 threads
+[pid    12] 100.100000 futex(0x7f, FUTEX_WAIT_BITSET <unfinished ...>
+[pid    11] 100.200000 epoll_wait(3, [], 1024, 100) = 0
+[pid    11] 101.500000 epoll_wait(3, [{events=EPOLLIN}], 1024, 100) = 1
+[pid    12] 102.100000 <... futex resumed>) = 0
+[pid    12] 102.200000 read(5, "", 10) = 0
+strace: Process 11 detached
+"""
+    assert calls_after(101, trace) == 2
+    assert calls_after(101.7, trace.replace("[pid    12] ", "")) == 1
 
 
 def test_the_overview_has_the_cases_in_which_there_are_peers(tmp_path):
