@@ -18,7 +18,8 @@ from thyme.config import HEAD_READ_BYTES, Config
 from thyme.conversation import Conversation
 from thyme.errors import ReadCancelled
 from thyme.exchange import Exchange
-from thyme.http11 import ParserEvent, Refusal, Request, RequestParser
+from thyme.head_rules import Refusal
+from thyme.http11 import ParserEvent, Request, RequestParser
 from thyme.proxies import Proxies
 from thyme.response import refusal_response
 from thyme.scope import Place, http_scope, websocket_scope

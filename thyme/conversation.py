@@ -18,8 +18,9 @@ from gevent import Timeout
 from thyme.application import Disconnected, EsqueApplication, Event, Scope
 from thyme.config import Config
 from thyme.errors import ApplicationError, ReadCancelled
+from thyme.head_rules import Header, Refusal
 from thyme.heartbeat import Heartbeat
-from thyme.http11 import Header, Refusal, Request
+from thyme.http11 import Request
 from thyme.response import Response, refusal_response
 from thyme.scope import written
 from thyme.stream import Stream, TooSlow

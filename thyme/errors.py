@@ -7,7 +7,7 @@
     └── ReadCancelled        somebody ended a wait for bytes (inside the server only)
 
 `Disconnected` (an `OSError`: the peer has gone) is what an application sees: `application.py`.
-A request that is refused is no error but an event: `http11.Refusal`.
+A request that is refused is no error but an event: `head_rules.Refusal`.
 """
 
 

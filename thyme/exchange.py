@@ -16,7 +16,8 @@ import os
 from thyme.application import Disconnected, EsqueApplication, Event, Scope
 from thyme.config import DRAIN_BYTES, READ_BYTES
 from thyme.errors import ApplicationError, ReadCancelled
-from thyme.http11 import END, Refusal, Request, RequestParser
+from thyme.head_rules import Refusal
+from thyme.http11 import END, Request, RequestParser
 from thyme.response import BODY, CONTINUE, HINT, Response, refusal_response
 from thyme.scope import written
 from thyme.stream import Stream

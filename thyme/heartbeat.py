@@ -15,9 +15,7 @@ from typing import Any
 
 from gevent import get_hub
 
-from thyme.stream import Stream
-
-_LAST = -1  # gevent's priorities: after the sockets
+from thyme.stream import LAST, Stream
 
 
 class Heartbeat:
@@ -57,7 +55,7 @@ class Heartbeat:
 
     def _next(self, seconds: float) -> None:
         self.stop()
-        self._timer = get_hub().loop.timer(seconds, priority=_LAST)
+        self._timer = get_hub().loop.timer(seconds, priority=LAST)
         self._timer.start(self._beat)
 
     def _beat(self) -> None:

@@ -9,23 +9,21 @@
 
 The grammar, and the cases of request smuggling in it (RFC 9112 11.2), are httptools' (llhttp in
 its strict mode): Content-Length with Transfer-Encoding, several Content-Lengths, bad chunk sizes,
-obs-fold, bare CR and LF, NUL. What it lets pass is decided here: Host, the target's form,
+obs-fold, bare CR and LF, NUL. What it lets pass `head_rules.py` decides: Host, the target's form,
 transfer codings, expectations, versions, limits. tests/thyme/test_http11.py holds both.
 
 Methods are those llhttp knows (all registered ones but a few); others are refused.
 
 Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1). Taught in notebooks/03_http.ipynb. Read next:
-`response.py`, the other way; `scope.py`, what the application sees of a request; `repeats.py`, what
-need not be parsed again.
+`head_rules.py`; `repeats.py`, what need not be parsed again; `response.py`, the other way;
+`scope.py`, what the application sees of a request.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 from typing import Final
 
 from httptools import (
@@ -36,26 +34,30 @@ from httptools import (
 )
 
 from thyme.config import CHUNK_OVERHEAD_BYTES, Config
+from thyme.head_rules import (
+    OWS,
+    Header,
+    Refusal,
+    Refused,
+    asks_for_websocket,
+    bad_host,
+    body_too_large,
+    check_framing,
+    check_host,
+    check_size,
+    check_version,
+    expects_continue,
+    head_too_large,
+    is_host,
+    origin_form,
+)
 from thyme.repeats import LastFields
-
-Header = tuple[bytes, bytes]
-
-OWS = b" \t"  # RFC 9110 5.6.3, optional white space
-FIELD_FRAME_BYTES = len(b": \r\n")
 
 # The fields that decide how a request is read.
 _DECIDING: Final = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"}
 )
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
-
-HOSTS_REMEMBERED = 1024
-"""Distinct Host values that are checked once only; a site has a handful."""
-
-# RFC 9112 3.2, RFC 3986 3.2.2: uri-host [ ":" port ]; may be empty.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?")
-# RFC 9112 3.2.2: absolute-form = absolute-URI, here of the two schemes we can be asked for.
-_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -86,23 +88,7 @@ class End(Enum):
 END: Final = End.END
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A request we do not serve: the status to answer with, and why, for the peer to read."""
-
-    status: int
-    reason: str
-
-
 ParserEvent = Request | bytes | End | Refusal
-
-
-class _Refused(Exception):
-    """Raised inside the parser's callbacks; `feed()` makes an event of it."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.refusal = Refusal(status, reason)
 
 
 class RequestParser:
@@ -167,12 +153,12 @@ class RequestParser:
             rest = data[upgrade.args[0] :]
         except HttpParserCallbackError as error:
             cause = error.__context__
-            if not isinstance(cause, _Refused):
+            if not isinstance(cause, Refused):
                 raise
             self._end(cause.refusal)
         except HttpParserError as error:
             self._end(Refusal(400, f"this is not HTTP/1.1: {error}"))
-        except _Refused as refused:
+        except Refused as refused:
             self._end(refused.refusal)
         if rest is not None:  # out of the handler, which would be the context of further errors
             self._after_upgrade(rest)
@@ -189,7 +175,7 @@ class RequestParser:
         if again is None:
             return False
         method, path, query, headers = again
-        self.events.append(Request(method, path, query, "1.1", headers, True))
+        self.events.append(Request(method, path, query, "1.1", headers, keep_alive=True))
         self.events.append(END)
         return True
 
@@ -205,9 +191,9 @@ class RequestParser:
         """
         if self.in_head:
             if was_in_head and self._silence > self._config.head_bytes:
-                raise _head_too_large(self._config)
+                raise head_too_large(self._config)
         elif self._silence > CHUNK_OVERHEAD_BYTES and self._request is not None:
-            raise _Refused(400, "too much between two pieces of the body")
+            raise Refused(400, "too much between two pieces of the body")
 
     def _after_upgrade(self, rest: bytes) -> None:
         """llhttp stops after any head with an Upgrade; go on, unless we do upgrade.
@@ -244,7 +230,7 @@ class RequestParser:
             if len(self._target) > self._config.target_bytes:
                 # RFC 9112 3: "A server that receives a request-target longer than any URI it
                 # wishes to parse MUST respond with a 414 (URI Too Long) status code."
-                raise _Refused(414, f"the target is over {self._config.target_bytes} bytes")
+                raise Refused(414, f"the target is over {self._config.target_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.in_head:
@@ -267,7 +253,7 @@ class RequestParser:
         self._silence = 0
         self._body_size += len(body)
         if self._body_size > self._config.body_bytes:
-            raise _body_too_large(self._config)
+            raise body_too_large(self._config)
         self.events.append(body)
 
     def on_message_complete(self) -> None:
@@ -281,132 +267,29 @@ class RequestParser:
         method = str(parser.get_method(), "ascii")
         version = parser.get_http_version()
         if len(headers) > config.header_fields or self._silence > config.head_bytes:
-            _check_size(target, headers, config)
+            check_size(target, headers, config)
         if version != "1.1" or method == "CONNECT":
-            _check_version(version, method)
+            check_version(version, method)
         if target[:1] != b"/" or b"#" in target:
-            target = _origin_form(target, method, headers)
+            target = origin_form(target, method, headers)
         path, _, query = target.partition(b"?")
         request = Request(method, path, query, version, headers, parser.should_keep_alive())
         deciding = self._deciding
         if len(deciding) != 1 or deciding[0][0] != b"host":
             self._decide(request, deciding)
-        elif not _is_host(deciding[0][1]):  # the usual request
-            raise _bad_host()
+        elif not is_host(deciding[0][1]):  # the usual request
+            raise bad_host()
         return request
 
     def _decide(self, request: Request, deciding: list[Header]) -> None:
         fields: dict[bytes, list[bytes]] = {}
         for name, value in deciding:
             fields.setdefault(name, []).append(value)
-        _check_host(request.http_version, fields.get(b"host", []))
-        _check_framing(request.http_version, fields, self._config)
+        check_host(request.http_version, fields.get(b"host", []))
+        check_framing(request.http_version, fields, self._config)
         if b"expect" in fields:
-            request.expects_continue = _expects_continue(request.http_version, fields[b"expect"])
+            request.expects_continue = expects_continue(request.http_version, fields[b"expect"])
         if b"upgrade" in fields and self._parser.should_upgrade():
-            request.websocket = _asks_for_websocket(request, fields[b"upgrade"])
-
-
-# The rules that llhttp leaves to us.
-
-
-def _check_size(target: bytes, headers: list[Header], config: Config) -> None:
-    size = len(target) + sum(len(name) + len(value) + FIELD_FRAME_BYTES for name, value in headers)
-    if len(headers) > config.header_fields or size > config.head_bytes:
-        raise _head_too_large(config)
-
-
-def _head_too_large(config: Config) -> _Refused:
-    # RFC 6585 5: 431 Request Header Fields Too Large.
-    return _Refused(
-        431, f"the head is over {config.head_bytes} bytes or {config.header_fields} fields"
-    )
-
-
-def _body_too_large(config: Config) -> _Refused:
-    # RFC 9110 15.5.14: 413 Content Too Large.
-    return _Refused(413, f"the body is over {config.body_bytes} bytes")
-
-
-def _check_version(version: str, method: str) -> None:
-    if version != "1.1" and version != "1.0":
-        # RFC 9110 15.6.6: 505 HTTP Version Not Supported.
-        raise _Refused(505, f"HTTP/{version} is not spoken here, HTTP/1.1 is")
-    if method == "CONNECT":
-        # RFC 9110 9.3.6: "An origin server MAY accept a CONNECT request"; we are no proxy.
-        raise _Refused(501, "CONNECT is for proxies")
-
-
-def _check_framing(version: str, fields: dict[bytes, list[bytes]], config: Config) -> None:
-    if b"transfer-encoding" in fields:
-        if version == "1.0":
-            # RFC 9112 6.1: "A server or client that receives an HTTP/1.0 message containing a
-            # Transfer-Encoding header field MUST treat the message as if the framing is faulty".
-            raise _Refused(400, "HTTP/1.0 has no Transfer-Encoding")
-        if [coding.lower() for coding in fields[b"transfer-encoding"]] != [b"chunked"]:
-            # RFC 9112 6.1: "A server that receives a request message with a transfer coding it
-            # does not understand SHOULD respond with 501 (Not Implemented)."
-            raise _Refused(501, "the only transfer coding understood is chunked")
-    elif b"content-length" in fields and int(fields[b"content-length"][0]) > config.body_bytes:
-        raise _body_too_large(config)
-
-
-def _origin_form(target: bytes, method: str, headers: list[Header]) -> bytes:
-    """`target` as path and query (RFC 9112 3.2.1), whatever its form was; puts its host right."""
-    if b"#" in target:
-        # RFC 9112 3.2: no form of a request-target has a fragment.
-        raise _Refused(400, "a target has no fragment")
-    if target == b"*" and method == "OPTIONS":
-        return target  # RFC 9112 3.2.4, asterisk-form
-    # RFC 9112 3.2.2: "a server MUST accept the absolute-form in requests".
-    absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None:
-        raise _Refused(400, "the target is neither a path nor an http URI")
-    authority, rest = absolute[1], absolute[2] or b""
-    if not _is_host(authority):
-        raise _bad_host()
-    for place, (name, _) in enumerate(headers):
-        if name == b"host":
-            # RFC 9112 3.2.2: "the origin server MUST ignore the received Host header field (if
-            # any) and instead use the host information of the request-target".
-            headers[place] = (name, authority)
-    return rest if rest[:1] == b"/" else b"/" + rest
-
-
-def _check_host(version: str, hosts: list[bytes]) -> None:
-    # RFC 9112 3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
-    # request message that lacks a Host header field and to any request message that contains more
-    # than one Host header field line or a Host header field with an invalid field value."
-    if len(hosts) == 1:
-        if not _is_host(hosts[0]):
-            raise _bad_host()
-    elif hosts or version == "1.1":
-        raise _Refused(400, f"got {len(hosts)} Host fields, expected one")
-
-
-def _bad_host() -> _Refused:
-    return _Refused(400, "the Host field is not a host")
-
-
-@lru_cache(HOSTS_REMEMBERED)
-def _is_host(value: bytes) -> bool:
-    return _HOST.fullmatch(value) is not None
-
-
-def _expects_continue(version: str, expectations: list[bytes]) -> bool:
-    # RFC 9110 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request
-    # MUST ignore that expectation." "A server that receives an Expect field value containing a
-    # member other than 100-continue MAY respond with a 417".
-    if version == "1.0":
-        return False
-    if [expectation.lower() for expectation in expectations] != [b"100-continue"]:
-        raise _Refused(417, "the only expectation met is 100-continue")
-    return True
-
-
-def _asks_for_websocket(request: Request, upgrades: list[bytes]) -> bool:
-    # RFC 9110 7.8: "A server that receives an Upgrade header field in an HTTP/1.0 request MUST
-    # ignore that Upgrade field." RFC 6455 4.1: "The method of the request MUST be GET".
-    protocols = [protocol.strip(OWS) for protocol in b",".join(upgrades).lower().split(b",")]
-    right = request.http_version == "1.1" and request.method == "GET"
-    return right and b"websocket" in protocols
+            request.websocket = asks_for_websocket(
+                request.method, request.http_version, fields[b"upgrade"]
+            )

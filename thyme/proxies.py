@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from thyme.http11 import Header
+from thyme.head_rules import Header
 from thyme.scope import Place
 
 UNIX = "unix"

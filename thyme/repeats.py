@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-Header = tuple[bytes, bytes]
+from thyme.head_rules import Header
 
 LINES_REMEMBERED: Final = 1024
 """Distinct request lines that are read once only; a site has some dozens that are asked often."""

@@ -23,7 +23,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from thyme.errors import ApplicationError
-from thyme.http11 import OWS, Refusal
+from thyme.head_rules import OWS, Refusal
 
 Event = dict[str, Any]
 Body = bytes | bytearray | memoryview
@@ -205,7 +205,7 @@ class Response:
 
     def _body(self, event: Event) -> bytes:
         body = event.get("body", b"")
-        if type(body) is not bytes and not isinstance(body, (bytes, bytearray, memoryview)):
+        if not isinstance(body, (bytes, bytearray, memoryview)):
             raise ApplicationError(f"got a body of type {type(body).__name__}, expected bytes")
         more = bool(event.get("more_body", False))
         if self.begun:

@@ -26,7 +26,7 @@ from thyme.config import Config
 from thyme.connection import Connection
 from thyme.encryption import EncryptedSocket, server_context
 from thyme.errors import ReadCancelled
-from thyme.http11 import Refusal
+from thyme.head_rules import Refusal
 from thyme.listeners import DESCRIPTOR, listening, place_name, remove_sockets, tcp_bind
 from thyme.proxies import Proxies
 from thyme.scope import Place

@@ -26,7 +26,7 @@ from thyme.encryption import EncryptedSocket
 from thyme.errors import ReadCancelled
 
 _READ, _WRITE = 1, 2  # gevent's io watchers: which events
-_LAST = -1  # gevent's priorities: after the sockets
+LAST = -1  # gevent's priorities: after the sockets
 
 # The standard library's own, also in a patched process.
 _PlainSocket: Final[type[socket.socket]] = monkey.get_original("socket", "socket")
@@ -158,7 +158,7 @@ class Stream:
         self._work += pieces
         if self._work >= WORK_PER_TURN:
             self._work = 0
-            with self._hub.loop.timer(0, priority=_LAST) as round_of_the_hub:
+            with self._hub.loop.timer(0, priority=LAST) as round_of_the_hub:
                 self._hub.wait(round_of_the_hub)
 
     def _receive(self, size: int) -> bytes:

@@ -36,7 +36,8 @@ except ImportError:  # no compiler where it was installed
 from thyme.config import WORK_PER_TURN, Config
 from thyme.errors import ApplicationError
 from thyme.frames import FIN_BINARY, FIN_TEXT, framed, head_at
-from thyme.http11 import Refusal, Request
+from thyme.head_rules import Refusal
+from thyme.http11 import Request
 from thyme.response import checked
 
 Event = dict[str, Any]

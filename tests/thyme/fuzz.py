@@ -20,7 +20,8 @@ from typing import Any
 
 from tests.thyme.serving import KEY
 from thyme.config import Config
-from thyme.http11 import END, Refusal, Request, RequestParser
+from thyme.head_rules import Refusal
+from thyme.http11 import END, Request, RequestParser
 from thyme.websocket import WebSocket
 
 CONFIG = Config(head_bytes=2000, header_fields=20, body_bytes=5000, message_bytes=3000)

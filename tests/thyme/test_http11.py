@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from thyme.config import Config
-from thyme.http11 import END, ParserEvent, Refusal, Request, RequestParser
+from thyme.head_rules import Refusal
+from thyme.http11 import END, ParserEvent, Request, RequestParser
 
 HOST = b"Host: example.org\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"

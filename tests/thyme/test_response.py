@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from thyme import response as module
 from thyme.errors import ApplicationError
-from thyme.http11 import Refusal
+from thyme.head_rules import Refusal
 from thyme.response import Response, refusal_response
 
 Headers = list[tuple[bytes, bytes]]
