@@ -230,11 +230,11 @@ class Bridge:
         """The next event, if there is one already; never blocks. Raises what receiving raised."""
         if self._events:
             return self._events.pop(0)
-        if self._reading:
-            return None
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        if self._reading:
+            return None
         return self._receive_now()
 
     async def arrival(self) -> None:
@@ -248,6 +248,8 @@ class Bridge:
         except asyncio.CancelledError:
             if not future.cancelled():  # it had been told: somebody else is to take what came
                 self.notify()
+            elif future in self._waiting:
+                self._waiting.remove(future)
             raise
 
     def notify(self) -> None:
