@@ -33,7 +33,7 @@ from thyme.executors import ConnectionExecutor, SerialExecutor
 from thyme.loop import HubLoop, Turns, shared_loop
 
 BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
-"""Events that our server can write without blocking, as far as the kernel takes them."""
+"""Events that our server can begin to write without blocking."""
 
 
 def adapt(application: ASGI3Application) -> EsqueApplication:
@@ -64,17 +64,16 @@ class Bridge:
 
     __slots__ = (
         "_asked",
-        "_begin_send",
         "_error",
         "_events",
         "_executor",
-        "_finish_send",
         "_greenlet",
         "_hub",
         "_idle",
         "_over",
         "_reading",
         "_receive_now",
+        "_server",
         "_task",
         "_turns",
         "_waiting",
@@ -97,7 +96,7 @@ class Bridge:
         self._greenlet: Any = gevent.getcurrent()
         self._turns = Turns()
         self._hub: Any = gevent.get_hub()
-        self._asked: list[Callable[[], None] | None] = []  # a queue of gevent's takes 2 KiB
+        self._asked: list[Callable[[], None]] = []  # a queue of gevent's takes 2 KiB
         self._idle: Waiter | None = None
         self._task: asyncio.Task[None] | None = None
         self._over = False
@@ -106,8 +105,7 @@ class Bridge:
         self._error: Exception | None = None
         self._waiting: list[asyncio.Future[None]] = []
         server = getattr(send, "__self__", None)
-        self._begin_send: Callable[[Event], bool] | None = getattr(server, "begin_send", None)
-        self._finish_send: Callable[[], None] | None = getattr(server, "finish_send", None)
+        self._server: Any = server if hasattr(server, "begin_send") else None
         self._receive_now: Callable[[], Event | None] = getattr(server, "receive_now", _nothing)
 
     # The life of the connection.
@@ -117,14 +115,19 @@ class Bridge:
         loop = self.loop
         try:
             if loop.can_lend():
-                self._task = loop.create_task(self._main(), context=_beginning())
-                self._step()
-                if not self._task.done():
+                loop.step(self._turns, self._create_task, loop)
+                if self._task is not None and not self._task.done():
                     self._task.add_done_callback(self._end)
             else:
                 loop.call_soon_threadsafe(self._begin)
-            while (call := self._next_call()) is not None:
-                call()
+            while not (self._turns.killed or (self._task is not None and self._task.done())):
+                if self._asked:
+                    self._asked.pop(0)()
+                else:
+                    self._idle = Waiter(self._hub)
+                    self._idle.get()
+            if self._turns.killed:
+                raise gevent.GreenletExit  # what was thrown has ended a task instead
         except _Over:
             pass
         except BaseException:  # this greenlet was killed: the server stops
@@ -137,21 +140,11 @@ class Bridge:
         if self._task is not None and not self._task.cancelled():
             self._task.result()
 
-    def _step(self) -> None:
-        self.loop.step(self._turns)
-        if self._turns.killed and self._task is not None and not self._task.done():
-            raise gevent.GreenletExit  # which has ended another task of the application
+    def _create_task(self, loop: HubLoop) -> None:
+        self._task = asyncio.Task(self._main(), loop=loop, context=_beginning())
 
-    def _next_call(self) -> Callable[[], None] | None:
-        if self._task is not None and self._task.done():
-            return None
-        while not self._asked:
-            self._idle = Waiter(self._hub)
-            self._idle.get()
-        return self._asked.pop(0)
-
-    def _ask_for(self, call: Callable[[], None] | None) -> None:
-        """Have `call` called in the connection's greenlet; None ends it."""
+    def _ask_for(self, call: Callable[[], None]) -> None:
+        """Have `call` called in the connection's greenlet."""
         self._asked.append(call)
         idle, self._idle = self._idle, None
         if idle is not None:
@@ -170,7 +163,7 @@ class Bridge:
         if self._reading:
             self._hub.loop.run_callback(self._interrupt)
         else:
-            self._ask_for(None)
+            self._ask_for(_nothing)
 
     def _interrupt(self) -> None:
         """End the wait for what nobody wants, unless it is over by now: called by the hub.
@@ -190,18 +183,24 @@ class Bridge:
     # Sending.
 
     async def send(self, event: Event) -> None:
-        """ASGI's `send`: done when the event has been taken by the socket (back-pressure)."""
-        if self._begin_send is None or event["type"] not in BEGUN_AT_ONCE:
+        """ASGI's `send`; waits when the peer does not read as fast (back-pressure).
+
+        What our own server can begin to write goes out at the end of this round of the hub.
+        """
+        server = self._server
+        if server is None or event["type"] not in BEGUN_AT_ONCE:
             send = partial(self.blocking_send, event)
-        elif self._begin_send(event):
+        elif server.begin_send(event):
             return
         else:
-            send = self._finish_send  # type: ignore[assignment]
+            send = server.finish_send
         future: asyncio.Future[None] = self.loop.create_future()
         if self._idle is not None and event["type"] == "websocket.accept":
             self._ask_for(lambda: self._do(send, future))  # nothing is received before it
         else:
-            gevent.spawn(self._do, send, future)
+            # Raw: `gevent.spawn` notes who has spawned, and then Python keeps an object for each
+            # frame of that stack, 2 KiB, as long as the frame lives: here, the connection.
+            gevent.spawn_raw(self._do, send, future)
         await future
 
     def _do(self, call: Callable[[], None], future: asyncio.Future[None]) -> None:
@@ -239,7 +238,7 @@ class Bridge:
 
     async def arrival(self) -> None:
         """Return when there may be something to take; also after `notify()`."""
-        future: asyncio.Future[None] = self.loop.create_future()
+        future: asyncio.Future[None] = asyncio.Future(loop=self.loop)
         self._waiting.append(future)
         if not self._reading:
             self._ask()
@@ -277,8 +276,7 @@ class Bridge:
         self._reading = False
         loop = self.loop
         if len(self._waiting) == 1 and loop.can_lend() and not self._waiting[0].done():
-            self._waiting.pop().set_result(None)
-            self._step()
+            loop.step(self._turns, self._waiting.pop().set_result, None)
         else:
             self.notify()
             if self._waiting and not self._reading:
@@ -286,7 +284,7 @@ class Bridge:
 
 
 def _nothing() -> None:
-    """There is never an event here already: somebody else's `receive` can only block."""
+    """Nothing to do; nothing to give: somebody else's `receive` can only block."""
 
 
 def _beginning() -> contextvars.Context:

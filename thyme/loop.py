@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import errno
 import inspect
 import signal
@@ -117,6 +118,11 @@ def _is_kill(error: Any = gevent.GreenletExit, *more: Any) -> bool:
     return isinstance(error, gevent.GreenletExit) or error is gevent.GreenletExit
 
 
+Scheduled = tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]
+
+NOTHING: Scheduled = (lambda: None, (), contextvars.Context())
+"""What a step does when nothing is scheduled for it."""
+
 _Base: Any = asyncio.SelectorEventLoop  # of which we use parts that its type stubs leave out
 
 
@@ -135,6 +141,8 @@ class HubLoop(_Base):
     def __init__(self) -> None:
         self._waiting = HubSelector()
         self._greenlet: Any = None
+        self._next: Scheduled | None = None
+        self._hooks = self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook
         super().__init__(self._waiting)
 
     def run_forever(self) -> None:
@@ -185,7 +193,7 @@ class HubLoop(_Base):
     # to leave the task's next step to the loop's greenlet would cost a switch there and back.
 
     def can_lend(self) -> bool:
-        """Whether the calling greenlet may schedule one callback and `step()` through it itself.
+        """Whether the calling greenlet may have its next callback run by `step()`.
 
         So it is when the loop waits, in this thread, and has nothing to do; never in debug mode,
         nor with a task factory: an eager one runs a task's first step at once, and schedules none.
@@ -195,24 +203,46 @@ class HubLoop(_Base):
             waiting.lent or self._ready or self._debug or self._task_factory
         )
 
-    def step(self, turns: Turns) -> None:
-        """Run the one callback that is ready, in the calling greenlet, whose turns are `turns`.
+    def step(self, turns: Turns, schedule: Callable[..., Any], argument: Any) -> None:
+        """Call `schedule(argument)`, and run what it calls soon in the calling greenlet.
 
-        To be called when `can_lend()` has said so, and the callback was scheduled since. Until it
-        returns the loop runs nothing else, also when the callback blocks; then the rest is the
-        loop's.
+        To be called when `can_lend()` has said so; `turns` are the greenlet's. Until it returns
+        the loop runs nothing else, also when the callback blocks; then the rest is the loop's.
         """
         waiting, timers = self._waiting, len(self._scheduled)
         waiting.lent = True
         try:
+            self._next = NOTHING
+            schedule(argument)
+            (callback, arguments, context), self._next = self._next, None
             with turns:
                 events._set_running_loop(self)
-                sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
-                self._ready.popleft()._run()
+                sys.set_asyncgen_hooks(*self._hooks)
+                try:
+                    context.run(callback, *arguments)
+                except Exception as error:  # no task's own: those it keeps
+                    message = f"Exception in callback {callback!r}"
+                    self.call_exception_handler({"message": message, "exception": error})
+        except BaseException:
+            self._next = None
+            raise
         finally:
             waiting.lent = False
             if self._ready or waiting.held or self._stopping or len(self._scheduled) != timers:
                 waiting.wake()
+
+    def call_soon(
+        self,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle | None:
+        """As asyncio's; but a step takes what was scheduled for it, and needs no handle."""
+        if self._next is NOTHING and context is not None:
+            self._next = callback, args, context
+            return None
+        handle: asyncio.Handle = super().call_soon(callback, *args, context=context)
+        return handle
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """As asyncio's, but Python's own handler wakes the loop, not a wake-up descriptor."""

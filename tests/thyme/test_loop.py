@@ -8,6 +8,7 @@ notebook.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import signal
 import socket
 import sys
@@ -588,6 +589,17 @@ def test_a_coroutine_that_blocks_holds_up_only_its_own_loop(runner):
 # -- lending
 
 
+def stepped(loop, coroutine):
+    """The task of `coroutine`, after a step of it in this greenlet."""
+    tasks = []
+
+    def schedule(_):
+        tasks.append(asyncio.Task(coroutine, loop=loop))
+
+    loop.step(Turns(), schedule, None)
+    return tasks[0]
+
+
 @pytest.fixture
 def waiting():
     """A loop that runs in a greenlet of its own and has nothing to do."""
@@ -607,8 +619,7 @@ def test_a_greenlet_may_run_a_step_itself_and_sees_the_loop_meanwhile(waiting):
         seen.append((gevent.getcurrent(), asyncio.get_running_loop(), asyncio.current_task()))
 
     assert waiting.can_lend()
-    task = waiting.create_task(step())
-    waiting.step(Turns())
+    task = stepped(waiting, step())
     assert task.done()
     assert seen == [(gevent.getcurrent(), waiting, task)]
     assert running_loop() is None
@@ -629,8 +640,7 @@ def test_a_lent_step_that_blocks_is_alone_in_its_loop_and_unseen_by_others(waiti
         order.append("ended")
 
     def lend():
-        waiting.create_task(step())
-        waiting.step(Turns())
+        stepped(waiting, step())
 
     def on_data():
         order.append("data")
@@ -667,8 +677,7 @@ def test_a_timer_that_is_due_while_a_lent_step_blocks_fires_after_it(waiting):
         over.set()
 
     def lend():
-        waiting.create_task(step())
-        waiting.step(Turns())
+        stepped(waiting, step())
 
     waiting.call_soon_threadsafe(waiting.call_later, 0.05, fired.set)
     waiting.call_soon_threadsafe(due.set)
@@ -693,8 +702,7 @@ def test_what_comes_while_a_lent_step_blocks_is_read_after_it(waiting):
         over.set()
 
     def lend():
-        waiting.create_task(step())
-        waiting.step(Turns())
+        stepped(waiting, step())
 
     waiting.call_soon_threadsafe(waiting.add_reader, end, on_data)
     waiting.call_soon_threadsafe(watched.set)
@@ -723,8 +731,7 @@ def test_what_a_lent_step_leaves_to_do_the_loop_does(waiting):
         later_task.append(asyncio.create_task(later()))
 
     later_task = []
-    waiting.create_task(step())
-    waiting.step(Turns())
+    stepped(waiting, step())
     assert len(greenlets) == 1
     assert done.wait(10)
     assert greenlets[0] is gevent.getcurrent() is not greenlets[1]
@@ -732,9 +739,61 @@ def test_what_a_lent_step_leaves_to_do_the_loop_does(waiting):
 
 def test_a_timer_that_a_lent_step_sets_fires_in_time(waiting):
     fired = gevent.event.Event()
-    waiting.call_soon(lambda: waiting.call_later(0.01, fired.set))
-    waiting.step(Turns())
+
+    async def step():
+        waiting.call_later(0.01, fired.set)
+
+    stepped(waiting, step())
     assert fired.wait(10)
+
+
+def test_only_the_first_callback_that_is_scheduled_for_a_step_is_its_own(waiting):
+    order, context = [], contextvars.copy_context()
+
+    def schedule(_):
+        for name in "abc":
+            waiting.call_soon(order.append, name, context=context)
+
+    waiting.step(Turns(), schedule, None)
+    assert order == ["a"]
+    gevent.sleep(0.01)
+    assert order == ["a", "b", "c"]
+
+
+def test_what_has_no_context_is_nobodys_step(waiting):
+    order = []
+
+    def schedule(_):
+        handle = waiting.call_soon(order.append, "cancelled")
+        waiting.call_soon(order.append, "stepped", context=contextvars.copy_context())
+        handle.cancel()
+
+    waiting.step(Turns(), schedule, None)
+    assert order == ["stepped"]
+    gevent.sleep(0.01)
+    assert order == ["stepped"]
+
+
+def test_a_step_for_which_nothing_is_scheduled_does_nothing(waiting):
+    waiting.step(Turns(), int, 0)
+    assert waiting.can_lend()
+
+
+def test_a_step_that_cannot_be_scheduled_leaves_the_loop_as_it_was(waiting):
+    with pytest.raises(ValueError, match="x"):
+        waiting.step(Turns(), int, "x")
+    assert waiting.can_lend()
+    ran = gevent.event.Event()
+    waiting.call_soon(ran.set, context=contextvars.copy_context())
+    waiting.call_soon_threadsafe(int)
+    assert ran.wait(10)
+
+
+def test_a_callback_of_a_step_that_fails_is_reported_as_asyncio_does(waiting):
+    reported, context = [], contextvars.copy_context()
+    waiting.set_exception_handler(lambda loop, about: reported.append(about["exception"]))
+    waiting.step(Turns(), lambda _: waiting.call_soon(int, "x", context=context), None)
+    assert [type(error) for error in reported] == [ValueError]
 
 
 def test_asynchronous_generators_of_a_lent_step_belong_to_the_loop(waiting):
@@ -745,8 +804,7 @@ def test_asynchronous_generators_of_a_lent_step_belong_to_the_loop(waiting):
         return [len(waiting._asyncgens) async for _ in numbers()]
 
     outside = sys.get_asyncgen_hooks()
-    task = waiting.create_task(step())
-    waiting.step(Turns())
+    task = stepped(waiting, step())
     assert task.result() == [1]
     assert sys.get_asyncgen_hooks() == outside
     closed = gevent.event.Event()  # the generator, which the loop does in two rounds
@@ -759,8 +817,10 @@ def test_a_greenlet_that_dies_in_a_lent_step_gives_the_loop_back(waiting):
         gevent.sleep(10)
 
     def lend():
-        tasks.append(waiting.create_task(step()))
-        waiting.step(Turns())
+        waiting.step(Turns(), schedule, step())
+
+    def schedule(coroutine):
+        tasks.append(asyncio.Task(coroutine, loop=waiting))
 
     tasks = []
     greenlet = gevent.spawn(lend)
@@ -776,9 +836,10 @@ def test_a_loop_with_a_task_factory_is_not_lent(waiting):
 
 
 def test_a_loop_that_is_busy_or_in_debug_mode_or_at_rest_is_not_lent(waiting):
-    waiting.call_soon(int)
+    waiting.call_soon_threadsafe(int)
     assert not waiting.can_lend()
-    waiting.step(Turns())
+    gevent.sleep(0.01)
+    assert waiting.can_lend()
     waiting.set_debug(True)
     assert not waiting.can_lend()
     at_rest = HubLoop()
