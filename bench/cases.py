@@ -40,9 +40,9 @@ IDLE = [servers.ONE, servers.SPLIT_1, *servers.CORE]
 
 CASES = [
     Case("raw-page", "A page without Django", "pages", [NULL, *servers.RAW],
-         pages("page", 20, 400)),
+         pages("page", 20, 900)),
     Case("raw-echo", "An echo without Django", "messages", [NULL, *servers.RAW],
-         echo("", 50, 200)),
+         echo("", 50, 1000)),
     Case("page", "A trivial Django page", "pages", PAGES, pages("page", 20, 60)),
     Case("query", "A Django page with one query", "pages", PAGES, pages("query", 20, 30)),
     Case("echo", "A synchronous consumer that echoes", "messages", CONSUMERS,
