@@ -81,6 +81,7 @@ class Connection:
         try:
             while self._serve_next():
                 pass
+            self.stream.finish_gathered()
             if self._peer_sends and not self.stream.ended:
                 self.stream.linger()
         except Exception:  # a mistake of ours: the application's are dealt with where it is called
@@ -142,7 +143,7 @@ class Connection:
         if self._proxies is not None:
             place = self._proxies.seen_through(place, request.headers)
         log = self._access_log
-        began = (self.stream.sent, monotonic()) if log is not None else None
+        began = (self.stream.offered, monotonic()) if log is not None else None
         exchange = Exchange(self.stream, self._parser, request, self._config.server_header)
         self._exchange = exchange
         if self._stopping:
@@ -164,7 +165,7 @@ class Connection:
         place = self._place
         if self._proxies is not None:
             place = self._proxies.seen_through(place, request.headers)
-        began = self.stream.sent, monotonic()
+        began = self.stream.offered, monotonic()
         conversation = Conversation(self.stream, request, leftover, self._config)
         self._conversation = conversation
         self._tally.websockets += 1
@@ -174,9 +175,11 @@ class Connection:
             self._access_log.write(self._visit(place, request, conversation.status, *began))
         return False
 
-    def _visit(self, place: Place, request: Request, status: int, sent: int, began: float) -> Visit:
-        seconds = monotonic() - began
-        return Visit(place, request, status, self.stream.sent - sent, seconds, time())
+    def _visit(
+        self, place: Place, request: Request, status: int, before: int, began: float
+    ) -> Visit:
+        sent = max(0, self.stream.offered - before)  # the peer may have gone with what was before
+        return Visit(place, request, status, sent, monotonic() - began, time())
 
     def _next_head(self) -> ParserEvent | None:
         """A request, a refusal to answer with, or None when there is nothing to answer."""

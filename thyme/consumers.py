@@ -36,8 +36,9 @@ from django.db import connections
 from gevent.lock import BoundedSemaphore
 
 from thyme import dispatch
-from thyme.application import Disconnected, Event, Send
+from thyme.application import Event, Send
 from thyme.bridge import Bridge, belong_to, on_loop
+from thyme.conversation import Conversation
 from thyme.deliveries import close_old_connections, deliveries
 from thyme.loop import patched
 
@@ -205,46 +206,14 @@ class _Conversation:
     def _hand_over_together(self, *taken: Event) -> None:
         """The same; what the handlers send goes out in one piece, unless one of them waits."""
         server = getattr(self.bridge.blocking_send, "__self__", None)
-        if not hasattr(server, "hold"):
+        if not isinstance(server, Conversation):
             self._hand_over_messages(*taken)
             return
-        held = _Held(server)
-        self.deliveries.before_waiting = held.let_go
+        server.gathers = True
         try:
             self._hand_over_messages(*taken)
         finally:
-            self.deliveries.before_waiting = None
-            held.let_go()
-            if not held.written:  # the peer does not read as fast: its consumer waits
-                with self.turn:
-                    self._finish_send(server)
-
-    def _finish_send(self, server: Any) -> None:
-        try:
-            server.finish_send()
-        except Disconnected:
-            self.over = True
-            raise
-
-
-class _Held:
-    """What our own server holds back until `let_go()`."""
-
-    __slots__ = ("_server", "written")
-
-    def __init__(self, server: Any) -> None:
-        self._server = server
-        self.written = True
-        server.hold()
-
-    def let_go(self) -> None:
-        """Begin to write it; `written` says whether that is all. Once; never blocks or raises."""
-        server, self._server = self._server, None
-        if server is not None:
-            try:
-                self.written = server.let_go()
-            except Disconnected:
-                self.written = False  # `finish_send` says so
+            server.gathers = False
 
 
 def _listen(layer: Any, channel: str, conversation: _Conversation) -> Callable[[], Awaitable[None]]:

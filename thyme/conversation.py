@@ -33,9 +33,6 @@ TRY_AGAIN_LATER = 1013  # IANA's registry of WebSocket close codes
 
 SWITCHING = 101  # RFC 9110 15.2.2
 
-HELD_BYTES = 16 * 1024
-"""Of frames that are held back to go out together: more saves no system calls worth mentioning."""
-
 _DENIED = Refusal(403, "the application refused this WebSocket")
 _FAILED = Refusal(500, "the application failed")
 _STOPPING = Refusal(503, "the server stops")
@@ -50,9 +47,9 @@ class Conversation:
         "_denial",
         "_flushing",
         "_heartbeat",
-        "_held",
         "_reading",
         "_websocket",
+        "gathers",
         "given_up",
         "status",
         "stream",
@@ -68,7 +65,8 @@ class Conversation:
         self._reading = stream.reader
         self._heartbeat: Heartbeat | None = None
         self._flushing: gevent.Greenlet | None = None
-        self._held: int | None = None  # about so many bytes; None: nothing is held back
+        stream.on_rest = self._left_a_rest
+        self.gathers = False  # `send`, too, leaves messages to the end of this round of the hub
         self.given_up = False  # as a slow client
         self.status = SWITCHING  # what the handshake was answered with, for the access log
 
@@ -136,7 +134,9 @@ class Conversation:
         kind = event["type"]
         websocket = self._websocket
         if kind == "websocket.send" and websocket.open:
-            if self.begin_send(event):
+            websocket.send(event)
+            write = self.stream.gather if self.gathers else self.stream.begin_write
+            if write(websocket.data_to_send()) or self._keeps():
                 self.stream.work_done()
             else:
                 self.finish_send()
@@ -158,30 +158,15 @@ class Conversation:
             raise ApplicationError(f"got {kind!r}, expected a websocket.* event")
 
     def begin_send(self, event: Event) -> bool:
-        """`send` of a message as far as it goes without blocking; False when the rest is due."""
+        """`send` of a message, for who gives the hub back soon (`Stream.gather`).
+
+        Never blocks; False when `finish_send()` is due.
+        """
         websocket = self._websocket
         if not websocket.open:
             self.send(event)  # raises
         websocket.send(event)
-        if self._held is not None:
-            self._held += len(event.get("text") or event.get("bytes") or "")
-            if self._held < HELD_BYTES:
-                return True
-            self._held = 0
-        return self._begin_write(websocket.data_to_send())
-
-    def hold(self) -> None:
-        """Hold messages back until `let_go()`, so that they go out in one piece.
-
-        For whoever knows that more of them follow without a wait in between.
-        """
-        self._held = 0
-
-    def let_go(self) -> bool:
-        """Begin to write what was held back; as `begin_send()`."""
-        self._held = None
-        data = self._websocket.data_to_send()
-        return not data or self._begin_write(data)
+        return self.stream.gather(websocket.data_to_send()) or self._keeps()
 
     def finish_send(self) -> None:
         """Return when the kernel has taken what `begin_send()` has left."""
@@ -249,14 +234,15 @@ class Conversation:
     def _read_more(self) -> None:
         websocket = self._websocket
         if websocket.holds:
-            frames = websocket.go_on()
+            frames = websocket.receive_data(b"")
         else:
             try:
                 data = self.stream.read()
             except ReadCancelled:
                 return  # something has changed: our caller looks again
             frames = websocket.receive_data(data) if data else websocket.receive_eof()
-        self._flush()
+        if websocket.writes:  # a pong, say
+            self._flush()
         self.stream.work_done(frames)
 
     def _flush(self) -> None:
@@ -278,19 +264,25 @@ class Conversation:
 
     # Peers that do not read, and peers that do not answer.
 
-    def _begin_write(self, data: bytes) -> bool:
-        """As `Stream.begin_write`; what is over may be kept for a while (`Config.slow_bytes`)."""
-        if self.stream.begin_write(data):
-            return True
+    def _keeps(self) -> bool:
+        """Whether what the kernel does not take may be kept for a while (`Config.slow_bytes`)."""
         kept = self._config.slow_bytes
         if kept is None:
             return False
         if self.stream.unsent > kept:
             self._give_up()
             raise TooSlow(f"the peer has left more than {kept} bytes unread")
+        self._flush_in_background()
+        return True
+
+    def _left_a_rest(self) -> None:
+        """The kernel has not taken all that was gathered; called by the hub."""
+        if not (self.given_up or self._keeps()):
+            self._flush_in_background()
+
+    def _flush_in_background(self) -> None:
         if self._flushing is None or self._flushing.ready():
             self._flushing = gevent.spawn(self._flush_behind)
-        return True
 
     def _flush_behind(self) -> None:
         try:

@@ -50,8 +50,6 @@ class Deliveries:
     def __init__(self) -> None:
         self._due: deque[Callable[[], None]] = deque()
         self._current: Any = None  # the greenlet that goes from one to the next
-        self.before_waiting: Callable[[], None] | None = None
-        """Called once, when the greenlet that goes from one to the next has to wait."""
         self._round: Any = None  # a timer: one round of the hub, between two turns
         self._left = 0  # of those that were due together
         self._rounds = 0  # that they have had
@@ -100,9 +98,6 @@ class Deliveries:
     def _waits(self) -> None:
         """The greenlet that goes from one to the next waits, or ends: another one goes on."""
         if gevent.getcurrent() is self._current:
-            if (call := self.before_waiting) is not None:
-                self.before_waiting = None
-                call()
             self._current = gevent.spawn_raw(self._run) if self._due else None
 
 

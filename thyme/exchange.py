@@ -36,6 +36,7 @@ class Exchange:
     received = False
     """Whether the whole request has been read, or its rest will never come."""
     _over = False
+    _sending = 0  # greenlets that wait for the peer to read
     _refusal: Refusal | None = None
     _answered = 0  # the status of our own answer, in place of the application's
 
@@ -101,9 +102,12 @@ class Exchange:
         """
         kind = event["type"]
         if kind not in _SELDOM:
-            if not self.begin_send(event):
-                self.finish_send()
-            elif event.get("more_body"):
+            data = self._encoded(event)
+            if data:
+                self.stream.write(data)
+            if self.response.complete:
+                self._wake_reader()
+            elif data:
                 self.stream.work_done()
         elif kind == PATHSEND:
             self._send_file(event["path"])
@@ -123,11 +127,12 @@ class Exchange:
             self.send({"type": BODY, "body": file.read(missing)})
 
     def begin_send(self, event: Event) -> bool:
-        """`send` as far as it goes without blocking; False when `finish_send()` is due."""
-        if self._over:
-            raise Disconnected("the application has returned: its response is over")
-        data = self.response.encode(event)
-        if data and not self.stream.begin_write(data):
+        """`send`, for who gives the hub back soon (`Stream.gather`).
+
+        Never blocks; False when `finish_send()` is due.
+        """
+        data = self._encoded(event)
+        if data and not self.stream.gather(data):
             return False
         if self.response.complete:
             self._wake_reader()
@@ -135,9 +140,18 @@ class Exchange:
 
     def finish_send(self) -> None:
         """Return when the kernel has taken what `begin_send()` has left."""
-        self.stream.finish_write()
+        self._sending += 1
+        try:
+            self.stream.finish_write()
+        finally:
+            self._sending -= 1
         if self.response.complete:
             self._wake_reader()
+
+    def _encoded(self, event: Event) -> bytes:
+        if self._over:
+            raise Disconnected("the application has returned: its response is over")
+        return self.response.encode(event)
 
     def receive_now(self) -> Event | None:
         """What `receive()` would give without blocking: a body that is here already."""
@@ -194,6 +208,8 @@ class Exchange:
 
     def _finish(self) -> bool:
         self._over = True
+        if self._sending:  # the application has given up
+            self.stream.drop_gathered()
         response, events = self.response, self._parser.events
         if response.complete and events and events[0] is END:  # the usual case: no body to come
             events.popleft()

@@ -90,8 +90,6 @@ class Relay:
         half.output.ring, half.ring_room = output.set, room.set
         server = getattr(send, "__self__", None)
         half.output.begin = getattr(server, "begin_send", None)
-        half.output.hold = getattr(server, "hold", None)
-        half.output.end_hold = getattr(server, "let_go", None)
         half.from_peer(receive())
         forwarder = gevent.spawn(_forward, half, receive, room)
         try:

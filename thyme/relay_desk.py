@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,7 +87,6 @@ class RelayDesk(Desk):
         self._pending: dict[int, tuple[float, float]] = {}  # when asked, when to give up
         self._looking = False
         self._settling: deque[tuple[float, Relayed, Attempt]] = deque()
-        self._gathering: list[Relayed] | None = None  # those that hold something back
 
     def begin(self, scope: Scope) -> Relayed:
         """A connection has come. Give it the peer's first event, then `open` it."""
@@ -187,14 +186,6 @@ class RelayDesk(Desk):
 
     # -- what workers say
 
-    def entries(self, link: Link, heard: Sequence[list[Any]]) -> None:
-        """Deal with a batch; what it says to one peer goes out in one piece."""
-        self._gathering = [] if len(heard) > 1 else None
-        super().entries(link, heard)
-        gathering, self._gathering = self._gathering, None
-        for half in gathering or ():
-            half.output.let_go()
-
     def entry(self, link: Link, entry: list[Any]) -> None:
         """Deal with one entry of a batch."""
         connections, kind, *what = entry
@@ -204,7 +195,7 @@ class RelayDesk(Desk):
             for number in connections:
                 if (found := link.connections.get(number)) is not None:
                     try:
-                        found[0].event(found[1], event, weight, once, self._gathering)
+                        found[0].event(found[1], event, weight, once)
                     except Exception as error:  # of this connection, and none of the others'
                         found[0].fail(error)
             return

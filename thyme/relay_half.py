@@ -222,12 +222,8 @@ class Relayed:
         event: Event,
         weight: int,
         once: Any,
-        gathering: list[Relayed] | None = None,
     ) -> None:
-        """The application has sent something.
-
-        With `gathering` there may be more in the same batch: what is held back is added to it.
-        """
+        """The application has sent something."""
         if self.over or not self._speaks(attempt, event["type"]):
             return
         if attempt is self.attempt and attempt.accepted and self.leaving is not None:
@@ -248,8 +244,6 @@ class Relayed:
         if once is not None and self._said_before(once):
             attempt.dealt_with(weight)
         else:
-            if gathering is not None and self.output.may_hold(event):
-                gathering.append(self)
             self._deliver(event, weight)
 
     def _speaks(self, attempt: Attempt, kind: str) -> bool:

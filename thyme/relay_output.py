@@ -1,11 +1,11 @@
 """What a relay has for one peer: written at once if that does not block, else in its turn. No I/O.
 
 A server that can begin to write without blocking (ours) gives `begin(event)`, which says whether it
-is done already; with `hold()` it holds messages back until `end_hold()`, which says the same of all
-of them: so what a worker says to a peer in one batch goes out in one piece. Any other server is
+is done already; what is begun in one round of the hub goes out in one piece. Any other server is
 given one event after the other by whoever waits for it (`next`), who is rung when there is one.
 
-Each event is reported with its weight (`dealt_with`) when the peer has taken it, or never will.
+Each event is reported with its weight (`dealt_with`) when the peer has taken it, or never will;
+what is begun, when it has been written or is about to be.
 
 Read next: `relay_half.py`.
 """
@@ -22,15 +22,13 @@ BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.respon
 """Events that our own server can begin to write without blocking."""
 
 FINISH: Event = {"type": "finish"}
-"""Stands for events that have been begun, and wait for the peer."""
+"""Stands for an event that has been begun, and waits for the peer."""
 
 
 class Output:
     """Events on their way to one peer; `failed(error)` is called when one cannot be sent."""
 
     begin: Callable[[Event], bool] | None = None
-    hold: Callable[[], None] | None = None
-    end_hold: Callable[[], bool] | None = None
 
     def __init__(
         self, dealt_with: Callable[[int], None], failed: Callable[[Exception], None]
@@ -40,31 +38,6 @@ class Output:
         self._failed = failed
         self._events: deque[Event] = deque()
         self._idle = True  # nothing is being written
-        self._held: list[int] | None = None  # weights of events that were begun, and held back
-
-    def may_hold(self, event: Event) -> bool:
-        """Hold back what comes from here on, this event first, if that is possible: `let_go()`."""
-        if self.hold is None or self._held is not None:
-            return False
-        if not self._idle or event["type"] != "websocket.send":
-            return False
-        self.hold()
-        self._held = []
-        return True
-
-    def let_go(self) -> None:
-        """Write what was held back."""
-        held, self._held = self._held, None
-        if held is None or self.end_hold is None:
-            return
-        try:
-            whole = self.end_hold()
-        except Disconnected:  # the peer's disconnect is on its way to the worker
-            whole = True
-        except Exception as error:
-            self._failed(error)
-            return
-        self._written(whole, held)
 
     def put(self, event: Event, weight: int) -> None:
         """Another event for the peer."""
@@ -73,22 +46,15 @@ class Output:
             return
         try:
             whole = self.begin(event)
-        except Disconnected:
+        except Disconnected:  # the peer's disconnect is on its way to the worker
             whole = True
         except Exception as error:
             self._failed(error)
             return
-        if whole and self._held is not None:
-            self._held.append(weight)
-        else:
-            self._written(whole, [weight])
-
-    def _written(self, whole: bool, weights: list[int]) -> None:
         if whole:
-            for weight in weights:
-                self._dealt_with(weight)
-        elif weights:
-            self.add({**FINISH, "weights": weights})
+            self._dealt_with(weight)
+        else:
+            self.add({**FINISH, "weight": weight})
 
     def add(self, *events: Event) -> None:
         """Events that are not begun here."""
@@ -99,8 +65,8 @@ class Output:
     def next(self) -> Event | None:
         """The next event to send, or None: wait to be rung.
 
-        Say `sent(event)` of each when the peer has taken it. One of type "finish" stands for
-        messages that have been begun.
+        Say `sent(event)` of each when the peer has taken it. One of type "finish" stands for an
+        event that has been begun.
         """
         if self._events:
             return self._events.popleft()
@@ -109,8 +75,7 @@ class Output:
 
     def sent(self, event: Event) -> None:
         """The peer has taken it, or never will."""
-        for weight in event.get("weights") or (weigh(event),):
-            self._dealt_with(weight)
+        self._dealt_with(event["weight"] if event["type"] == "finish" else weigh(event))
 
 
 def _nobody() -> None:

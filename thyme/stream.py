@@ -2,8 +2,8 @@
 
 What a gevent socket leaves open is decided here: one reader at a time, whose wait can be ended by
 another greenlet or by its own death without a byte being lost; many writers, whose pieces go out
-whole and in order even when a writer is killed half-way; no time-outs; a turn for the others when
-there is always something to read.
+whole and in order even when a writer is killed half-way, at once or together at the end of a round
+of the hub; no time-outs; a turn for the others when there is always something to read.
 
 It waits *before* it reads: an idle socket costs no buffer and a busy one no EAGAIN.
 
@@ -13,10 +13,14 @@ Read next: `connection.py`.
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Callable
 from typing import Any, Final
 
+import gevent
 from gevent import Timeout, get_hub, monkey
+from gevent._hub_local import get_hub_if_exists
 from gevent.hub import Waiter
 from gevent.lock import Semaphore
 
@@ -27,6 +31,11 @@ from thyme.errors import ReadCancelled
 
 _READ, _WRITE = 1, 2  # gevent's io watchers: which events
 LAST = -1  # gevent's priorities: after the sockets
+
+_ROUND = "streams_that_have_gathered"  # an attribute of their hub
+
+GATHERED_BYTES = 16 * 1024
+"""More is not gathered for one peer: it would save no system calls worth mentioning."""
 
 # The standard library's own, also in a patched process.
 _PlainSocket: Final[type[socket.socket]] = monkey.get_original("socket", "socket")
@@ -50,31 +59,35 @@ class Stream:
     """The bytes of one connection, whose socket does not block. Belongs to the hub of its thread.
 
     `ended`: the peer has ended its side (or the connection is gone). `received`, `sent`: bytes so
-    far. `unsent`: bytes that were written and that the kernel has not taken. `patience`: seconds
-    that a `write` may wait for the peer to read; None: for ever, and no timer. `reader`: to be
-    held by whoever reads, where more than one greenlet may.
+    far. `patience`: seconds that a `write` may wait for the peer to read; None: for ever, and no
+    timer. `reader`: to be held by whoever reads, where more than one greenlet may. `on_rest`:
+    called by the hub when the kernel has not taken all that was gathered; must not block. None:
+    the rest is waited for by a greenlet of the stream's own, see `finish_gathered()`.
     """
 
     __slots__ = (
         "_ahead",
+        "_behind",
         "_broken",
         "_cancellations",
+        "_gathered",
         "_hub",
         "_maybe_more",
         "_outgoing",
         "_readable",
         "_reading",
+        "_round",
         "_socket",
         "_work",
         "_writable",
         "_writing",
         "_writing_lock",
         "ended",
+        "on_rest",
         "patience",
         "reader",
         "received",
         "sent",
-        "unsent",
     )
 
     def __init__(
@@ -89,6 +102,10 @@ class Stream:
         self._writing_lock = Semaphore()
         self.reader = Semaphore()
         self._outgoing: list[bytes | memoryview] = []
+        self._gathered = b""  # while there is any, `_outgoing` is empty
+        self._round: list[Stream] = vars(self._hub).setdefault(_ROUND, [])
+        self._behind: gevent.Greenlet | None = None
+        self.on_rest: Callable[[], None] | None = None
         self._ahead = b""
         self._maybe_more = False
         self._work = 0
@@ -96,7 +113,17 @@ class Stream:
         self._broken = False
         self.ended = False
         self.patience = patience
-        self.received = self.sent = self.unsent = 0
+        self.received = self.sent = 0
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written, and that the kernel has not taken."""
+        return len(self._gathered) + sum(map(len, self._outgoing))
+
+    @property
+    def offered(self) -> int:
+        """Bytes that the kernel has taken so far, or will be offered at the end of this round."""
+        return self.sent + len(self._gathered)
 
     def handshake(self) -> None:
         """TLS: return when both sides have agreed. Raises `OSError`. A plain socket has none."""
@@ -217,6 +244,8 @@ class Stream:
         """
         if self._broken:
             raise Disconnected("the peer has gone")
+        if self._gathered:
+            data, self._gathered = self._gathered + data, b""
         rest: bytes | memoryview = data
         if not self._outgoing:  # nobody waits to write: the usual case
             sent = self._send(data)
@@ -224,8 +253,63 @@ class Stream:
                 return True
             rest = memoryview(data)[sent:]
         self._outgoing.append(rest)
-        self.unsent += len(rest)
         return False
+
+    def gather(self, data: bytes) -> bool:
+        """As `begin_write`, but when all that is ready now has had its turn in the hub.
+
+        For who gives the hub back soon: until then nobody hears anything. All that is gathered in
+        one round for a peer costs one system call; and the answers to all go out one after the
+        other, so that peers on this machine are woken once, and not between two answers.
+
+        Never blocks. False when `finish_write()` is due: the kernel did not even take what was
+        written before. Raises `Disconnected` when the peer is known to be gone; when that shows at
+        the end of the round, the next call tells.
+        """
+        if self._outgoing or self._broken or len(self._gathered) + len(data) > GATHERED_BYTES:
+            return self.begin_write(data)
+        if not self._gathered:
+            if not self._round:
+                self._hub.loop.run_callback(_end_round, self._hub.loop, self._round)
+            self._round.append(self)
+        self._gathered += data
+        return True
+
+    def _end_round(self) -> None:
+        data, self._gathered = self._gathered, b""
+        try:
+            sent = self._send(data)
+            if sent == len(data):
+                return
+            self._outgoing.append(memoryview(data)[sent:])
+            if self.on_rest is not None:
+                self.on_rest()
+            else:
+                self._behind = gevent.spawn(self._finish_behind)
+        except Disconnected:
+            pass  # what is written next tells
+
+    def _finish_behind(self) -> None:
+        try:
+            self.finish_write()
+        except TooSlow:
+            self.close()
+        except Disconnected:
+            pass
+
+    def finish_gathered(self) -> None:
+        """Return when the kernel has taken what was gathered, or that was given up."""
+        if self._gathered:
+            self._end_round()
+        if self._behind is not None:
+            self._behind.join()
+
+    def drop_gathered(self) -> None:
+        """Write what the kernel takes of what was gathered; wait for the rest no more."""
+        if self._gathered:
+            self._end_round()
+        if self._behind is not None:
+            self._behind.kill(block=False)
 
     def finish_write(self) -> None:
         """Return when the kernel has taken all that was begun.
@@ -246,11 +330,13 @@ class Stream:
 
     def _flush(self) -> None:
         outgoing = self._outgoing
+        if self._gathered:
+            outgoing.append(self._gathered)
+            self._gathered = b""
         while outgoing:
             data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
             outgoing.clear()
             sent = self._send(data)
-            self.unsent -= sent
             if sent < len(data):
                 outgoing.insert(0, memoryview(data)[sent:])
                 self._wait_writable()
@@ -300,9 +386,11 @@ class Stream:
 
     def close(self) -> None:
         """Close the socket, and wake those who wait for it. Idempotent."""
+        self.on_rest = _nothing
+        self.drop_gathered()
         self._broken = self.ended = True
         self._outgoing.clear()
-        self.unsent = 0
+        self._gathered = b""
         self.cancel_read()
         self._readable.close()
         if self._writable is not None:
@@ -311,3 +399,30 @@ class Stream:
             self._writable.close()
             self._writable = None
         self._socket.close()
+
+
+def _end_round(loop: Any, streams: list[Stream]) -> None:
+    """Called by the hub: write what these have gathered, in order."""
+    streams.reverse()
+    try:
+        while streams:
+            stream = streams.pop()
+            if stream._gathered:
+                stream._end_round()
+    finally:
+        if streams:  # a signal's handler has raised something
+            loop.run_callback(_end_round, loop, streams)
+
+
+def _forget_round() -> None:
+    """After a fork: what was gathered is the parent's to write."""
+    streams: list[Stream] = vars(get_hub_if_exists() or object).get(_ROUND, [])
+    for stream in streams:
+        stream._gathered = b""
+
+
+os.register_at_fork(after_in_child=_forget_round)
+
+
+def _nothing() -> None:
+    """Nobody minds."""

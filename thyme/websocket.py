@@ -6,8 +6,8 @@ Decided here: what makes a handshake good, how ASGI's events map to frames, that
 and which code an ending has.
 
     receive_data(bytes), receive_eof()      then take from `events`, and send `data_to_send()`
-    go_on()                                 the same, when all is taken and `holds` says so
-                                            (these three return how many frames were read)
+    receive_data(b"")                       the same, when all is taken and `holds` says so
+                                            (these return how many frames were read)
     accept(), send(), close()               then send `data_to_send()`
 
 Sources: RFC 6455, RFC 7692; https://asgi.readthedocs.io/en/latest/specs/www.html, "WebSocket".
@@ -98,6 +98,7 @@ class WebSocket:
         "open",
         "opening",
         "refusal",
+        "writes",
     )
 
     def __init__(self, request: Request, config: Config) -> None:
@@ -115,6 +116,8 @@ class WebSocket:
             max_size=config.message_bytes,
             logger=_LOGGER,
         )
+        self.writes: list[bytes] = self._protocol.writes
+        """What is to be written: see `data_to_send()`."""
         self._response: HandshakeResponse | None = None
         self.refusal = self._read_handshake(request)
         self._look()
@@ -181,18 +184,9 @@ class WebSocket:
     # From the peer.
 
     def receive_data(self, data: bytes) -> int:
-        """Take bytes of frames. Send `data_to_send()` after it, and look at `events`."""
+        """Take bytes, and read the frames of a turn at most; then `holds`: there may be more."""
         if self._rest:
             data, self._rest = self._rest + data, b""
-        return self._read_frames(data)
-
-    def go_on(self) -> int:
-        """Read the frames that `holds` tells of, when `events` is empty; then as above."""
-        data, self._rest = self._rest, b""
-        return self._read_frames(data)
-
-    def _read_frames(self, data: bytes) -> int:
-        """Read the frames of a turn, at most; then there may be more, and `holds` says so."""
         self.holds = False
         start, end, frames = 0, len(data), 0
         while start < end and not self.ended:
@@ -300,12 +294,12 @@ class WebSocket:
         plain = self.open and not protocol.extensions
         if isinstance(text, str):
             if plain:
-                protocol.writes.append(framed(FIN_TEXT, text.encode()))
+                self.writes.append(framed(FIN_TEXT, text.encode()))
             else:
                 protocol.send_text(text.encode())
         elif isinstance(data, (bytes, bytearray, memoryview)):
             if plain:
-                protocol.writes.append(framed(FIN_BINARY, bytes(data)))
+                self.writes.append(framed(FIN_BINARY, bytes(data)))
             else:
                 protocol.send_binary(data)
         else:
@@ -334,10 +328,12 @@ class WebSocket:
 
     def data_to_send(self) -> bytes:
         """What is to be written now, as one piece."""
-        if not self._protocol.writes:
-            return b""
-        writes = self._protocol.data_to_send()
-        return writes[0] if len(writes) == 1 else b"".join(writes)
+        writes = self.writes
+        if len(writes) == 1:
+            return writes.pop()
+        data = b"".join(writes)
+        writes.clear()
+        return data
 
 
 class _Protocol(ServerProtocol):

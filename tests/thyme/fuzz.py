@@ -134,7 +134,7 @@ def messages_of(parts: Iterator[bytes], config: Config, head: str) -> list[Any]:
             websocket.events.clear()
             if not websocket.holds:
                 break
-            websocket.go_on()
+            websocket.receive_data(b"")
     return [*events, answers]
 
 

@@ -200,6 +200,12 @@ def hello(scope: Scope, receive: Receive, send: Send) -> None:
     send(body(b"hello " + scope["path"].encode()))
 
 
+async def hello_of_a_coroutine(scope: Scope, receive: Any, send: Any) -> None:
+    """The same, for ASGI 3."""
+    await send(start())
+    await send(body(b"hello " + scope["path"].encode()))
+
+
 def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Says again what it is told, over HTTP and WebSocket."""
     if scope["type"] == "http":

@@ -41,7 +41,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import clear_url_caches, path
 
 import thyme.loop
-from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, HoldingPeer, Peer, ReadyPeer
+from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer, ReadyPeer
 from thyme import consumers
 from thyme.application import esque
 

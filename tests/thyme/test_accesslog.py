@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
+from typing import Any
 
 import pytest
 
-from tests.thyme.serving import Browser, HTTPPeer, Peer, echo, eventually, hello, serving
+from tests.thyme.serving import (
+    Browser,
+    HTTPPeer,
+    Peer,
+    echo,
+    eventually,
+    hello,
+    hello_of_a_coroutine,
+    serving,
+)
 from thyme.accesslog import AccessLog
-from thyme.application import Receive, Scope, Send
+from thyme.application import Disconnected, EsqueApplication, Receive, Scope, Send
+from thyme.bridge import adapt
+from thyme.stream import Stream
 
 UPGRADE = (
     b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -27,8 +40,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "thyme.access"]
 
 
-def test_common_lines(caplog: pytest.LogCaptureFixture) -> None:
-    with serving(hello, access_log="common") as server, HTTPPeer(server) as peer:
+@pytest.mark.parametrize("application", [hello, adapt(hello_of_a_coroutine)])
+def test_common_lines(application: EsqueApplication, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(application, access_log="common") as server, HTTPPeer(server) as peer:
         peer.ask(target="/rooms/1?token=secret", cookie="sessionid=secret", authorization="secret")
         peer.answer()
         eventually(lambda: caplog.messages)
@@ -38,6 +52,25 @@ def test_common_lines(caplog: pytest.LogCaptureFixture) -> None:
         r" 200 \d{3}",
         line,
     )
+
+
+def test_what_a_peer_that_has_gone_was_not_told_is_not_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(stream: Stream, data: bytes) -> int:
+        stream._broken = True
+        raise Disconnected
+
+    async def application(scope: Scope, receive: Any, send: Any) -> None:
+        if scope["path"] == "/later":
+            await asyncio.sleep(0.01)  # what was answered before has been lost by then
+        await hello_of_a_coroutine(scope, receive, send)
+
+    monkeypatch.setattr(Stream, "_send", gone)
+    requests = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /later HTTP/1.1\r\nHost: a\r\n\r\n"
+    with serving(adapt(application), access_log="common") as server, Peer(server, requests):
+        eventually(lambda: len(lines(caplog)) == 2)
+    assert lines(caplog)[1].endswith(" 200 0")
 
 
 def test_json_lines(caplog: pytest.LogCaptureFixture) -> None:

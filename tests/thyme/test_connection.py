@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +19,16 @@ from tests.thyme.serving import (
     echo,
     eventually,
     hello,
+    hello_of_a_coroutine,
     serving,
     settled,
     start,
 )
 from thyme.application import Disconnected, Event, Receive, Scope, Send
+from thyme.bridge import adapt
 from thyme.config import DRAIN_BYTES
 from thyme.errors import ApplicationError
+from thyme.stream import Stream
 
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -32,6 +36,18 @@ CLOSING = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 def status_of(data: bytes) -> bytes:
     return data[9:12]
+
+
+def kernel_full(monkeypatch: pytest.MonkeyPatch, since: bytes) -> Callable[[], None]:
+    """Let the kernel take no bytes that end with `since`, until what this returns is called."""
+    send, released = Stream._send, Signal()
+
+    def taken(stream: Stream, data: bytes) -> int:
+        held_up = bytes(data).endswith(since) and not released.is_set()
+        return 0 if held_up else send(stream, data)
+
+    monkeypatch.setattr(Stream, "_send", taken)
+    return released.set
 
 
 # Requests in turn.
@@ -165,6 +181,37 @@ def test_a_slow_reader_blocks_send() -> None:
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTING = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", CLOSING], ids=["keep-alive", "close"]
+)
+def test_the_end_of_a_coroutines_answer_is_not_cut_off(
+    monkeypatch: pytest.MonkeyPatch, request_bytes: bytes
+) -> None:
+    """It has returned when the kernel takes no more, also beyond the keep-alive time."""
+    release = kernel_full(monkeypatch, b"hello /")
+    application = adapt(hello_of_a_coroutine)
+    with (
+        serving(application, keep_alive_seconds=0.01) as server,
+        Peer(server, request_bytes) as peer,
+    ):
+        eventually(lambda: server.unsent)
+        gevent.sleep(0.1)
+        assert server.unsent
+        release()
+        assert peer.read_all().endswith(b"hello /")
+
+
+def test_coroutines_answer_pipelined_requests_in_order() -> None:
+    async def tell(scope: Scope, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(body(scope["path"].encode()))
+
+    requests = b"".join(GET % number for number in range(20))
+    with serving(adapt(tell)) as server, Peer(server, requests + CLOSING) as peer:
+        answers = peer.read_all()
+    assert re.findall(rb"\r\n\r\n/(\d+)", answers) == [b"%d" % number for number in range(20)]
 
 
 def test_100_continue_is_said_when_the_application_first_reads_rfc_9110_10_1_1() -> None:

@@ -26,7 +26,6 @@ from tests.thyme.serving import (
     start,
 )
 from thyme.application import Disconnected, Event, Receive, Scope, Send
-from thyme.conversation import HELD_BYTES
 from thyme.errors import ApplicationError
 
 UPGRADE = (
@@ -302,56 +301,37 @@ def test_wrong_events_before_accept_say_what_was_expected(event: Event) -> None:
     assert "expected" in errors[0]
 
 
-def test_messages_that_are_held_back_go_out_in_one_piece_and_in_order() -> None:
+def test_messages_that_are_gathered_go_out_in_one_piece_and_in_order() -> None:
     sent: list[int] = []
 
     def application(scope: Scope, receive: Receive, send: Send) -> None:
         conversation: Any = send.__self__  # type: ignore[attr-defined]
         send(ACCEPT)
-        for hold in (conversation.hold, conversation.let_go):
-            hold()
+        for conversation.gathers in (True, False):
             sent.append(conversation.stream.sent)
             send(message("a"))
-            send(message("b"))
             sent.append(conversation.stream.sent)
+            send(message("b"))
+            gevent.sleep(0)
+        sent.append(conversation.stream.sent)
         receive()
         receive()
 
     with serving(application) as server, Browser(server) as browser:
         assert [browser.hear() for _ in range(4)] == ["a", "b", "a", "b"]
-    opened, held, let_go, written = sent
-    assert held == opened
-    assert let_go - held == written - let_go == 2 * len(b"\x81\x01a")
+    opened, gathered, after_a_round, at_once, end = sent
+    size = len(b"\x81\x01a")
+    assert [each - opened for each in (gathered, after_a_round, at_once, end)] == [
+        0, 2 * size, 3 * size, 4 * size
+    ]  # fmt: skip
 
 
-def test_not_more_than_a_little_is_held_back() -> None:
-    sent: list[int] = []
-
+def test_a_close_follows_what_was_gathered() -> None:
     def application(scope: Scope, receive: Receive, send: Send) -> None:
         conversation: Any = send.__self__  # type: ignore[attr-defined]
         send(ACCEPT)
-        conversation.hold()
-        for _ in range(3):
-            send(message("x" * (HELD_BYTES - 1)))
-            sent.append(conversation.stream.sent)
-        conversation.let_go()
-        receive()
-        receive()
-
-    with serving(application) as server, Browser(server) as browser:
-        assert [len(browser.hear()) for _ in range(3)] == [HELD_BYTES - 1] * 3
-    assert sent[1] - sent[0] > 2 * (HELD_BYTES - 1)
-    assert sent[2] == sent[1]
-
-
-def test_a_close_follows_what_was_held_back() -> None:
-    def application(scope: Scope, receive: Receive, send: Send) -> None:
-        conversation: Any = send.__self__  # type: ignore[attr-defined]
-        send(ACCEPT)
-        conversation.hold()
-        send(message("a"))
+        assert conversation.begin_send(message("a"))
         send({"type": "websocket.close", "code": 4001})
-        assert conversation.let_go()
 
     with serving(application) as server, Browser(server) as browser:
         assert browser.hear() == "a"

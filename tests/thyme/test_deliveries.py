@@ -111,23 +111,6 @@ def test_who_was_due_has_few_short_turns_and_longer_ones_then(monkeypatch):
     assert len(set(turns)) == module.ROUNDS + 1
 
 
-def test_somebody_is_told_once_before_a_call_waits():
-    deliveries, told, gate, done = Deliveries(), [], Event(), Event()
-
-    def waits() -> None:
-        deliveries.before_waiting = lambda: told.append(1)
-        assert told == []
-        gevent.sleep(0)
-        gevent.sleep(0)
-        gate.set()
-
-    deliveries.add(waits)
-    gate.wait()
-    deliveries.add(done.set)
-    done.wait()
-    assert told == [1]
-
-
 def test_what_becomes_due_in_a_call_is_called():
     deliveries, done = Deliveries(), Event()
     deliveries.add(lambda: deliveries.add(done.set))

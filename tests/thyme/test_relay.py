@@ -9,7 +9,8 @@ from gredis.drivers.gevent import GeventCrossbar
 from gredis.messages import unpack
 from gredis.names import Address
 from tests.gredis.test_gevent_driver import die
-from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, HoldingPeer, Peer
+from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
+from tests.thyme.serving import Browser, serving
 from thyme import relay_half, relay_messages
 from thyme.application import Disconnected
 from thyme.relay import Queue, Relay, WorkerLost
@@ -17,6 +18,7 @@ from thyme.relay_messages import portable
 from thyme.relay_window import WINDOW_EVENTS
 from thyme.server import Server
 from thyme.status import Status
+from thyme.stream import Stream
 
 
 def hello(scope, receive, send):
@@ -385,20 +387,23 @@ def test_what_was_sent_once_is_not_sent_again(server, start):
     assert texts == ["['a', 1]", "['b', 1]", "['a', 2]"]
 
 
-def test_what_a_worker_says_at_once_to_a_peer_goes_out_in_one_piece(server, start):
+def test_what_a_worker_says_at_once_to_a_peer_goes_out_in_one_piece(server, start, monkeypatch):
     def application(scope, receive, send):
+        receive()
         send({"type": "websocket.accept"})
-        while receive()["type"] != "websocket.receive":
-            pass
+        receive()
         for text in "abcd":
             send({"type": "websocket.send", "text": text})
         receive()
 
+    def written(stream, data):
+        pieces.append(bytes(data))
+        return send(stream, data)
+
     start(application)
-    peer = HoldingPeer(server, WEBSOCKET, CONNECT)
-    assert peer.next()["type"] == "websocket.accept"
-    peer.say("x")
-    assert [peer.next()["text"] for _ in range(4)] == ["a", "b", "c", "d"]
-    assert peer.pieces == [["a", "b", "c", "d"]]
-    peer.leave()
-    peer.end()
+    pieces, send = [], Stream._send
+    with serving(server) as running, Browser(running) as browser:
+        monkeypatch.setattr(Stream, "_send", written)
+        browser.say("x")
+        assert [browser.hear() for _ in range(4)] == ["a", "b", "c", "d"]
+        assert pieces == [b"".join(b"\x81\x01" + text for text in (b"a", b"b", b"c", b"d"))]

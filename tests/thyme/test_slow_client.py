@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import time
+from typing import Any
 
 import gevent
+import pytest
 from gevent.event import Event as Signal
 from websockets.frames import Opcode
 
-from tests.thyme.serving import Browser, Peer, body, echo, eventually, serving, start
+from tests.thyme.serving import (
+    Browser,
+    Peer,
+    body,
+    echo,
+    eventually,
+    hello_of_a_coroutine,
+    serving,
+    start,
+)
 from thyme.application import Disconnected, Event, Receive, Scope, Send
+from thyme.bridge import adapt
 from thyme.heartbeat import Heartbeat
 from thyme.stream import Stream, plain_socket
 
@@ -97,6 +111,60 @@ def test_a_slow_client_that_never_reads_is_dropped_and_its_memory_freed() -> Non
         talker.gone.wait()
         eventually(lambda: not server._connections)
         assert server.unsent == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"slow_seconds": 0.05},
+        {"slow_bytes": 1000},
+        {"slow_seconds": 0.05, "slow_bytes": 1 << 20},
+    ],
+    ids=repr,
+)
+def test_a_coroutine_that_says_no_more_has_slow_clients_too(settings: dict[str, Any]) -> None:
+    """It stops with the first message that the kernel does not take, and does not wait for it."""
+
+    async def application(scope: Scope, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while not any(connection.stream._outgoing for connection in server._connections):
+            await send({"type": "websocket.send", "text": "x" * 8192})
+            await asyncio.sleep(0.001)  # a round of the hub
+        heard.append((await receive())["code"])
+
+    heard: list[int] = []
+    with serving(adapt(application), **settings) as server, Browser(server) as browser:
+        eventually(lambda: server.tally().slow_clients)
+        eventually(lambda: heard == [1013])
+        assert drained(browser) == (1013, "too slow")
+
+
+@pytest.mark.parametrize("settings", [{}, {"slow_seconds": 60}], ids=repr)
+def test_nobody_waits_for_what_a_coroutine_has_given_up(settings: dict[str, Any]) -> None:
+    async def application(scope: Scope, receive: Any, send: Any) -> None:
+        await send(start())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                while True:
+                    await send(body(b"x" * 8192, more=True))
+
+    with (
+        serving(adapt(application), **settings) as server,
+        Peer(server, b"GET / HTTP/1.0\r\n\r\n"),
+    ):
+        eventually(lambda: server.unsent)
+        eventually(lambda: not server._connections)
+
+
+def test_the_end_of_a_coroutines_answer_waits_no_longer_than_slow_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Stream, "_send", lambda stream, data: 0)  # the kernel takes nothing
+    application = adapt(hello_of_a_coroutine)
+    with serving(application, slow_seconds=0.05) as server, Peer(server, GET):
+        eventually(lambda: server.unsent)
+        eventually(lambda: not server._connections)
 
 
 def test_other_clients_are_not_affected() -> None:

@@ -42,7 +42,7 @@ def all_events(websocket: WebSocket) -> list[dict[str, Any]]:
     found = list(websocket.events)
     while websocket.holds:
         websocket.events.clear()
-        websocket.go_on()
+        websocket.receive_data(b"")
         found += websocket.events
     return found
 
@@ -338,7 +338,7 @@ def test_what_came_before_a_bad_frame_can_still_be_answered_rfc_6455_5_2() -> No
     pair.server.events.clear()
     pair.server.send({"type": "websocket.send", "text": "answer"})
     (answer,) = pair.to_client()
-    pair.server.go_on()
+    pair.server.receive_data(b"")
     (close,) = pair.to_client()
     assert (answer.opcode, answer.data) == (Opcode.TEXT, b"answer")
     assert close.opcode is Opcode.CLOSE
@@ -356,7 +356,7 @@ def test_what_came_before_a_close_can_still_be_answered_rfc_6455_5_5_1() -> None
     assert pair.server.events.popleft() == text("last words")
     pair.server.send({"type": "websocket.send", "text": "good bye"})
     assert pair.to_client()[0].data == b"good bye"
-    pair.server.go_on()
+    pair.server.receive_data(b"")
     assert pair.events() == [disconnect(1000, "")]
 
 
