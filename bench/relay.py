@@ -2,6 +2,6 @@
 
 import os
 
-from thyme.relay import Relay
+from thyme.split.relay.gevent import Relay
 
 application = Relay(os.environ["REDIS_URL"])

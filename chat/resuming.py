@@ -7,7 +7,7 @@ None unless there was another one before. Without the extension nothing of this 
 A line of the browser is handed over again when its worker died before the server knew that it was
 dealt with. What it led to is said with `once`, so that nobody reads it twice.
 
-The extension is described in thyme/relay_half.py; any server may offer it.
+The extension is described in thyme/split/relay/connection.py; any server may offer it.
 Taught in notebooks/13_when_things_die.ipynb.
 """
 

@@ -1,7 +1,7 @@
 """The command line: `python -m gredis` runs the TCP hub, `python -m gredis status` looks in.
 
 The hub is for one machine or a network of one's own: no password, no encryption, no replica, and
-everything in the memory of one process: its end forgets it. Read `hub.py` for what it does.
+everything in the memory of one process: its end forgets it. Read `hub/state.py` for what it does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import gevent
 
 from gredis.errors import GredisError
-from gredis.hub_server import HubServer
+from gredis.hub.server import HubServer
 from gredis.location import HUB_PORT, shown
 from gredis.status import read, table
 

@@ -9,7 +9,7 @@ process:
 The body of a letter is packed once by the sender, whatever the number of receivers, and carried
 through unopened: carriers and the routing never look inside.
 
-Taught in notebooks/00_tour.ipynb. Read next: `crossbar.py`.
+Taught in notebooks/00_tour.ipynb. Read next: `router.py`.
 """
 
 from __future__ import annotations

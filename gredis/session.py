@@ -14,7 +14,7 @@ until they have come, pushed letters are ignored: they are among those. Letters 
 none is delivered twice, and a gap says how many were lost because the inbox was full. Calls are
 numbered, too: what the other side says was carried out before the cut is not sent again.
 
-Read next: `end.py`.
+Read next: `client.py`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from gredis.carriers.redis import ERROR, LETTER, Command, Incoming
-from gredis.crossbar import Crossbar
+from gredis.carriers.base import ERROR, LETTER, Carrier, Incoming
 from gredis.errors import GredisError, RedisRefused
 from gredis.messages import pack
+from gredis.router import Crossbar
 
 log = logging.getLogger("gredis")
 
@@ -55,25 +55,6 @@ WRITE_BYTES = 256 * 1024
 
 TRANSIENT = ("LOADING", "READONLY", "MASTERDOWN", "NOSCRIPT")
 """Errors of a Redis that has just been started, replaced or flushed: connect again and go on."""
-
-
-class Carrier(Protocol):
-    """What a wire needs to say; see `carriers/`."""
-
-    def handshake(self) -> list[Command]:
-        """What to send first."""
-
-    def answers(self, commands: list[Command]) -> int:
-        """How many answers the handshake has."""
-
-    def call(self, script: str, number: int, *arguments: Any) -> Command:
-        """One call."""
-
-    def encode(self, commands: list[Command]) -> bytes:
-        """Commands as bytes."""
-
-    def decoder(self) -> Any:
-        """An object whose `feed(bytes)` yields what has come."""
 
 
 class Call:

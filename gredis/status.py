@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gredis.client import Urls
 from gredis.drivers.gevent import GeventCrossbar
-from gredis.end import Urls
 
 Family = tuple[str, str, str, Mapping[str, float]]
 """A metric: name, "counter" or "gauge", what it is, and its values by their labels."""

@@ -1,8 +1,8 @@
 """Where Redis and Postgres are. This is the one place to change it.
 
 REDIS_URL and DATABASE_URL in the environment win. Without them the embedded servers of this
-checkout are used, and started if need be (`thyme/services.py`). To do it the way of the original
-multichat, with servers of your own, either set the two variables or edit the functions:
+checkout are used, and started if need be (`thyme/services/embedded.py`). To do it the way of the
+original multichat, with servers of your own, either set the two variables or edit the functions:
 
     createuser -P multichat && createdb multichat -O multichat
     export REDIS_URL=redis://localhost:6379

@@ -6,6 +6,6 @@ A server needs no Django and no Postgres, so none is imported here.
 """
 
 from multichat.addresses import redis_url
-from thyme.relay import Relay
+from thyme.split.relay.gevent import Relay
 
 application = Relay(redis_url())

@@ -6,6 +6,6 @@ As `relay.py`, which is for thyme; neither imports Django, Postgres or, here, ge
 """
 
 from multichat.addresses import redis_url
-from thyme.relay_asgi import AsgiRelay
+from thyme.split.relay.asyncio import AsgiRelay
 
 application = AsgiRelay(redis_url())

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import dj_database_url
 
-from thyme.services import state_directory
+from thyme.services.embedded import state_directory
 
 from .addresses import database_url, redis_url
 from .secret import secret_key

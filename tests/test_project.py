@@ -97,7 +97,7 @@ def test_chat_knows_django_and_channels_only(module):
 @pytest.mark.parametrize("module", modules_of("thyme"))
 def test_only_relay_and_worker_of_thyme_know_gredis(module):
     assert within(imports(module), {"multichat", "chat"}) == set()
-    if not re.match(r"thyme\.(relay|worker|management\.commands\.runworker2)", module):
+    if not re.match(r"thyme\.(split|management\.commands\.runworker2)", module):
         assert within(imports(module), {"gredis"}) == set()
 
 
@@ -106,8 +106,10 @@ def test_gredis_knows_nothing_else_of_ours(module):
     assert within(imports(module), {"thyme", "multichat", "chat"}) == set()
 
 
-CORE = [name for name in sources() if re.fullmatch(r"gredis\.(names|messages|crossbar|hub)", name)]
-PROTOCOLS = ["thyme.http11", "thyme.websocket"]
+CORE = [
+    name for name in sources() if re.fullmatch(r"gredis\.(names|messages|router|hub\.state)", name)
+]
+PROTOCOLS = [name for name in sources() if name.startswith("thyme.protocol.")]
 IO = {"gevent", "asyncio", "socket", "select", "selectors", "ssl", "threading", "redis"}
 
 
@@ -122,9 +124,8 @@ def test_the_core_knows_no_clock(module):
 
 
 def test_the_server_itself_does_not_import_asyncio():
-    """Only the adapter for ASGI 3 applications, which the server calls once, does."""
-    reached = closure("thyme.server", without=frozenset({"thyme.application"}))
-    assert "thyme.connection" in reached
+    reached = closure("thyme.server.server")
+    assert "thyme.server.connection" in reached
     assert within(reached, {"asyncio", "asgiref"}) == set()
 
 
@@ -208,7 +209,7 @@ def test_make_says_what_is_missing_when_python_is_too_old(tmp_path):
 
 
 def test_the_readme_shows_the_gunicorn_configuration_that_is_tested():
-    from tests.thyme.test_gunicorn import CONFIGURATION
+    from tests.thyme.loop.test_gunicorn import CONFIGURATION
 
     assert f"```python\n{CONFIGURATION}```" in (ROOT / "README.md").read_text()
 

@@ -3,5 +3,5 @@
 Nothing is imported here, and no module of this package patches anything when it is imported:
 only the programs `python -m thyme`, `python thyme/run.py` and `manage.py runworker2` do.
 
-Read `server.py` first, then `connection.py`.
+Read `server/server.py` first, then `server/connection.py`.
 """

@@ -1,4 +1,4 @@
-"""`python -m thyme`: patch the standard library for gevent, then the command line (`cli.py`).
+"""`python -m thyme`: patch the standard library for gevent, then the command line (`cli/main.py`).
 
 The patching comes before any other import, or what was imported would keep the blocking versions.
 Only programs patch; no module of ours does when it is imported.
@@ -17,6 +17,6 @@ except ImportError:
 else:
     patch_psycopg()
 
-from thyme.cli import main  # noqa: E402 - after the patching
+from thyme.cli.main import main  # noqa: E402 - after the patching
 
 sys.exit(main())

@@ -1,8 +1,8 @@
 """What can be set, in one frozen value, and every limit with its unit, its reason and a precedent.
 
 `Config` is passed in; nothing here is read from the environment or kept globally. The command
-line that fills it is `cli.py`; the parts that obey it are `http11.py`, `websocket.py`,
-`connection.py` and `server.py`.
+line that fills it is `cli/main.py`; the parts that obey it are `protocol/http11.py`,
+`protocol/websocket.py`, `server/connection.py` and `server/server.py`.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class Config:
     `port` 0 lets the system choose. `root_path` is ASGI's: where the application is mounted,
     without a slash at its end. `server_header` "" sends no Server field.
 
-    `binds`: where to listen (see `listeners.py`) instead of on `host` and `port`. `certificate`
-    and `private_key`: PEM files; with them TLS is spoken on every bind. `proxies`: addresses or
-    networks whose X-Forwarded-* fields are believed (see `proxies.py`).
+    `binds`: where to listen (see `server/listeners.py`) instead of on `host` and `port`.
+    `certificate` and `private_key`: PEM files; with them TLS is spoken on every bind. `proxies`:
+    addresses or networks whose X-Forwarded-* fields are believed (see `server/proxies.py`).
 
     `ping_seconds`: a WebSocket that has been silent for so long is pinged, and closed when nothing
     comes for `pong_seconds` more. None: no pings, and no timer.
@@ -85,7 +85,7 @@ class Config:
     `slow_bytes`: that are kept for a WebSocket's slow client, so that `send` does not block; over
     that it is closed with 1013.
 
-    `access_log`: a line for each request, "common" or "json" (see `accesslog.py`).
+    `access_log`: a line for each request, "common" or "json" (see `server/access_log.py`).
 
     `compression` offers permessage-deflate (RFC 7692). It is off by default, as in Node's `ws`:
     a chat's short messages gain little and cost two to four times the CPU.

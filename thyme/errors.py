@@ -6,7 +6,7 @@
     ├── StartupFailed        the application said that it cannot serve
     └── ReadCancelled        somebody ended a wait for bytes (inside the server only)
 
-`Disconnected` (an `OSError`: the peer has gone) is what an application sees: `application.py`.
+`Disconnected` (an `OSError`: the peer has gone) is what an application sees: `loading.py`.
 A request that is refused is no error but an event: `head_rules.Refusal`.
 """
 
@@ -29,3 +29,26 @@ class StartupFailed(ThymeError):
 
 class ReadCancelled(ThymeError):
     """The wait for the peer's bytes was ended from another greenlet; no byte was taken."""
+
+
+class Disconnected(ConnectionError):
+    """The other side has gone: `send` can deliver nothing more.
+
+    An `OSError`, as the ASGI specification asks of a `send` after the disconnect.
+    """
+
+
+class ApplicationNotFound(Exception):
+    """What was given as "module:attribute" does not name an application."""
+
+
+class TooSlow(Disconnected):
+    """The peer did not read what we wrote within `Stream.patience`."""
+
+
+class BadBind(ValueError):
+    """The text of a bind names no place to listen."""
+
+
+class WorkerLost(Exception):
+    """The worker died, or the application failed, after the response had begun."""

@@ -7,8 +7,9 @@ workers. It stays beside these, starts again what crashes, and ends all of it on
 
 Each part is an ordinary command of the README in a child process; nothing runs in here. What it
 is doing goes to standard error; standard output gets the address on a line of its own
-(`Thyme listens on http://…`), the accounts, and how to stop. Supervision is in `children.py`,
-the embedded servers in `services.py`; read `__main__.py` next for the server itself.
+(`Thyme listens on http://…`), the accounts, and how to stop. Supervision is in
+`supervisor/child.py`, the embedded servers in `services/embedded.py`; read `__main__.py` next for
+the server itself.
 """
 
 if __name__ == "__main__":
@@ -40,7 +41,7 @@ import gevent
 import gevent.event
 
 from thyme import services
-from thyme.children import Child, ChildFailed, finish, stop_in_turn
+from thyme.supervisor.child import Child, ChildFailed, finish, stop_in_turn
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECT_LIMIT = 5  # seconds for Redis or Postgres of our own to answer

@@ -50,9 +50,9 @@ class ThymeProcess(multiprocessing.Process):
 
         _patch()
         from thyme import loop
-        from thyme.application import esque
         from thyme.config import Config
-        from thyme.server import Server
+        from thyme.loading import esque
+        from thyme.server.server import Server
 
         gevent.reinit()
         loop.install()

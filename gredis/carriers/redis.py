@@ -38,19 +38,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any
 
 import hiredis
 
+from gredis.carriers.base import ERROR, LETTER, REPLY, Command, Incoming
 from gredis.errors import GredisError
-
-Command: TypeAlias = tuple[Any, ...]
-
-REPLY, ERROR, LETTER = "reply", "error", "letter"
-"""What comes over a wire: the answer to a call, in order; or a letter, whenever there is one."""
-
-Incoming: TypeAlias = tuple[str, Any]
-"""One of them with its value; a letter's is (number, milliseconds, letter)."""
 
 
 @dataclass(frozen=True, slots=True)

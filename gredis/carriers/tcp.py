@@ -4,8 +4,8 @@
     to the hub  [prefix, inbox, number, script, argument, …]
     from it     ["reply", value]   ["error", text]   ["letter", number, milliseconds, letter]
 
-The calls and their replies are those of the scripts of the Redis carrier; the hub (`hub.py`) does
-in Python what they do in Lua. Bytes stay bytes, text stays text. There is no encryption and no
+The calls and their replies are those of the scripts of the Redis carrier; the hub (`hub/state.py`)
+does in Python what they do in Lua. Bytes stay bytes, text stays text. There is no encryption and no
 password: it is meant for one machine, or a network of one's own.
 
 Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `session.py`.
@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 
-from gredis.carriers.redis import ERROR, LETTER, REPLY, Command, Incoming
+from gredis.carriers.base import ERROR, LETTER, REPLY, Command, Incoming
 from gredis.errors import GredisError
 from gredis.messages import MAX_LETTER
 

@@ -8,7 +8,8 @@ makes no system call.
 A loop has an inbox of its own, also a short-lived one (`async_to_sync` in a plain thread): when the
 loop ends it cancels our task, which says good-bye, so nothing is left in the process or in Redis.
 
-Read beside `gevent.py`, which has the same classes in the same order. Read next: `layer.py`.
+Read beside `gevent.py`, which has the same classes in the same order. Read next:
+`channels/layer.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
-from gredis.end import End, Line, Urls, let_go
+from gredis.client import End, Line, Urls, let_go
 from gredis.errors import GredisError
 from gredis.location import KEEPALIVE, Location
 from gredis.sentinel import ask, master

@@ -5,7 +5,7 @@ session, and a writer, which sends what has gathered: sends that happen together
 and none waits for company. No time-outs, no polling: an idle process makes no system call.
 
 gevent is used openly, nothing is patched. Read beside `asyncio.py`, which has the same classes in
-the same order. Read next: `layer.py`.
+the same order. Read next: `channels/layer.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gevent import monkey, socket, ssl
 from gevent.event import AsyncResult, Event
 from gevent.queue import SimpleQueue
 
-from gredis.end import End, Line, Urls, let_go
+from gredis.client import End, Line, Urls, let_go
 from gredis.errors import Full, Gone, GredisError
 from gredis.location import KEEPALIVE, Location
 from gredis.messages import unpack

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from thyme.engines import Account, Postgres
+from thyme.services.engines import Account, Postgres
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
 CONFIGURED = ("REDIS_URL", "DATABASE_URL", "DJANGO_ALLOWED_HOSTS", "DJANGO_DEBUG", "DJANGO_HTTPS")

@@ -12,7 +12,7 @@ from gredis.drivers.asyncio import AsyncioCrossbar
 from gredis.drivers.gevent import GeventCrossbar
 from tests.conftest import RedisServer, running_redis
 from tests.contract.hubs import Hub, running_hub
-from thyme.loop import HubLoop
+from thyme.loop.event_loop import HubLoop
 
 Run = Callable[[Awaitable[Any]], Any]
 

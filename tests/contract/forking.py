@@ -12,7 +12,7 @@ import sys
 import gevent
 
 from gredis import GredisChannelLayer
-from thyme.loop import HubLoop
+from thyme.loop.event_loop import HubLoop
 
 
 def main(url: str, driver: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-import gredis.end
+import gredis.client
 import gredis.session
 from gredis.drivers.asyncio import AsyncioLine
 from gredis.errors import GredisError, Unreachable
@@ -39,7 +39,7 @@ async def until(true: Any) -> None:
 @pytest.fixture
 def nobody_dies(monkeypatch):
     """Who is cut off, and then stands still with the whole machine, is not taken for dead."""
-    for module in (gredis.end, gredis.session):
+    for module in (gredis.client, gredis.session):
         monkeypatch.setattr(module, "GRACE", DEADLINE)
 
 

@@ -23,7 +23,7 @@ from gredis.messages import unpack
 from tests.contract import forking, plain
 from tests.contract.conftest import DEADLINE
 from tests.contract.test_faults import until
-from thyme.loop import HubLoop
+from thyme.loop.event_loop import HubLoop
 
 
 @pytest.fixture

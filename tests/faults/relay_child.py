@@ -2,8 +2,9 @@
 
 import os
 
-from thyme.relay import Queue, Relay
-from thyme.relay_asgi import AsgiRelay
+from thyme.split.flow_control import Queue
+from thyme.split.relay.asyncio import AsgiRelay
+from thyme.split.relay.gevent import Relay
 
 _SECONDS = float(os.environ["WAIT_SECONDS"])
 _OPTIONS = {kind: Queue(kind, letters=20, seconds=_SECONDS) for kind in ("http", "websocket")}

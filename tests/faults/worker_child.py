@@ -88,9 +88,9 @@ def on_gevent(url: str, drain_seconds: float) -> None:
 
     from gredis.drivers.gevent import GeventCrossbar
     from thyme import loop
-    from thyme.application import esque
-    from thyme.programs import at_end_of_input, on_signals
-    from thyme.worker import Worker
+    from thyme.loading import esque
+    from thyme.split.worker.gevent import Worker
+    from thyme.supervisor.signals import at_end_of_input, on_signals
 
     loop.install()
     worker = Worker(esque(application), GeventCrossbar(url), drain_seconds=drain_seconds)
@@ -104,7 +104,7 @@ async def on_asyncio(url: str, drain_seconds: float) -> None:
     import signal
 
     from gredis.drivers.asyncio import AsyncioCrossbar
-    from thyme.worker_asyncio import AsyncioWorker
+    from thyme.split.worker.asyncio import AsyncioWorker
 
     worker = AsyncioWorker(application, AsyncioCrossbar(url), drain_seconds=drain_seconds)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)

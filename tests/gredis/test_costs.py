@@ -12,8 +12,8 @@ import redis
 
 from tests.conftest import needs
 from tests.contract import plain
-from tests.gredis.test_gevent_driver import commands_called, crossbar, looking_in
-from tests.thyme.test_cli import watched
+from tests.gredis.drivers.test_gevent import commands_called, crossbar, looking_in
+from tests.thyme.cli.test_main import watched
 
 __all__ = ["crossbar", "looking_in"]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gredis.carriers.tcp import TcpCarrier
-from gredis.crossbar import Crossbar
-from gredis.hub import Connection, Hub
+from gredis.hub.state import Connection, Hub
 from gredis.messages import Kind, Letter, pack, unpack
+from gredis.router import Crossbar
 from gredis.session import Session, pauses
 
 

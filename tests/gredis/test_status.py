@@ -13,7 +13,7 @@ from gevent import subprocess as cooperative
 from gredis import status
 from gredis.drivers.gevent import GeventCrossbar
 from tests.contract.hubs import running_hub
-from tests.gredis.test_gevent_driver import DEADLINE, crossbar
+from tests.gredis.drivers.test_gevent import DEADLINE, crossbar
 
 __all__ = ["crossbar"]
 

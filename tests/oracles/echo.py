@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thyme.application import Receive, Scope, Send
+from thyme.asgi import Receive, Scope, Send
 
 
 def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.system.children import DEADLINE, ROOT, family
 from tests.system.people import ROOM, Browser, Page, came, said
 from thyme import services
-from thyme.engines import Account, Postgres
+from thyme.services.engines import Account, Postgres
 
 PASSWORD = "typed by hand"
 MIGRATE = "manage.py migrate"

@@ -16,16 +16,16 @@ import pytest
 from gredis.drivers.gevent import GeventCrossbar
 from gredis.errors import Closed
 from tests.conftest import RedisServer
-from thyme import relay as relay_module
-from thyme.application import EsqueApplication
-from thyme.relay import Relay
-from thyme.worker import Worker
+from thyme.asgi import EsqueApplication
+from thyme.split.relay import gevent as relay_module
+from thyme.split.relay.gevent import Relay
+from thyme.split.worker.gevent import Worker
 
 
 @pytest.fixture(scope="module")
 def child() -> Iterator[subprocess.Popen[str]]:
     """The patched process that runs the programs, one after another."""
-    command = [sys.executable, "-m", "tests.thyme.short_way_site"]
+    command = [sys.executable, "-m", "tests.thyme.fastpath.site"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

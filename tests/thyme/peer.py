@@ -7,7 +7,8 @@ from typing import Any
 import gevent
 from gevent.queue import Queue
 
-from thyme.application import Disconnected, EsqueApplication
+from thyme.asgi import EsqueApplication
+from thyme.errors import Disconnected
 
 HTTP = {
     "type": "http",

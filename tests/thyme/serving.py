@@ -18,9 +18,9 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from thyme.application import EsqueApplication, Event, Receive, Scope, Send
+from thyme.asgi import EsqueApplication, Event, Receive, Scope, Send
 from thyme.config import Config
-from thyme.server import Server
+from thyme.server.server import Server
 
 DEADLINE = 30  # seconds for anything to happen; much more than it takes
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

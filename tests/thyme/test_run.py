@@ -26,7 +26,7 @@ import psutil
 import pytest
 
 from thyme import services
-from thyme.engines import Account, Postgres
+from thyme.services.engines import Account, Postgres
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 120  # seconds; a start takes 3, the first one 6

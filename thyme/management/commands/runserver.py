@@ -38,10 +38,11 @@ class Command(runserver.Command):
         """What the reloader runs, and runs again."""
         from psycogreen.gevent import patch_psycopg
 
-        from thyme import accesslog, loop
+        from thyme import loop
         from thyme.config import Config
-        from thyme.programs import on_signals
-        from thyme.server import Server
+        from thyme.server import access_log as accesslog
+        from thyme.server.server import Server
+        from thyme.supervisor.signals import on_signals
 
         autoreload.raise_last_exception()
         if not options["skip_checks"]:
@@ -67,8 +68,9 @@ class Command(runserver.Command):
 
 def development_application(*, static: bool) -> Any:
     """The project's application, with static files as the applications keep them."""
-    from thyme.application import EsqueApplication, Receive, Scope, Send, esque, load
-    from thyme.bridge import adapt
+    from thyme.asgi import EsqueApplication, Receive, Scope, Send
+    from thyme.loading import esque, load
+    from thyme.loop.bridge import adapt
 
     module, _, attribute = settings.ASGI_APPLICATION.rpartition(".")
     ordinary: EsqueApplication = load(f"{module}:{attribute}")

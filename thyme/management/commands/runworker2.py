@@ -15,10 +15,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from gredis.channels.layer import GredisChannelLayer
 from gredis.errors import Unreachable
-from gredis.layer import GredisChannelLayer
-from thyme.relay_window import WINDOW_BYTES, WINDOW_EVENTS, Window
-from thyme.worker_desk import CONNECTIONS, DRAIN_SECONDS, QUEUES
+from thyme.split.flow_control import WINDOW_BYTES, WINDOW_EVENTS, Window
+from thyme.split.worker.endpoint import CONNECTIONS, DRAIN_SECONDS, QUEUES
 
 
 class Command(BaseCommand):
@@ -105,9 +105,9 @@ def run(command: Command, options: dict[str, Any]) -> None:
     from psycogreen.gevent import patch_psycopg
 
     from thyme import loop
-    from thyme.application import load
-    from thyme.programs import at_end_of_input, on_signals
-    from thyme.worker import Worker
+    from thyme.loading import load
+    from thyme.split.worker.gevent import Worker
+    from thyme.supervisor.signals import at_end_of_input, on_signals
 
     patch_psycopg()
     loop.install()
@@ -136,7 +136,7 @@ async def run_on_asyncio(command: Command, options: dict[str, Any]) -> None:
 
     from channels.routing import get_default_application
 
-    from thyme.worker_asyncio import AsyncioWorker
+    from thyme.split.worker.asyncio import AsyncioWorker
 
     crossbar = _layer().crossbar
     worker = AsyncioWorker(

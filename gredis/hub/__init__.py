@@ -1,0 +1,1 @@
+"""The TCP hub: a message broker in one process, without Redis."""

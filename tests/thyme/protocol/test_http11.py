@@ -1,0 +1,495 @@
+"""HTTP requests: bytes in, events out. Each test names the rule it holds."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import h11
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from thyme.config import Config
+from thyme.protocol.head_rules import Refusal
+from thyme.protocol.http11 import END, ParserEvent, Request, RequestParser
+
+HOST = b"Host: example.org\r\n"
+GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+def events(*pieces: bytes, config: Config | None = None) -> list[ParserEvent]:
+    parser = RequestParser(config or Config())
+    for piece in pieces:
+        parser.feed(piece)
+    return list(parser.events)
+
+
+def request(data: bytes) -> Request:
+    first = events(data)[0]
+    assert isinstance(first, Request), first
+    return first
+
+
+def refusal(data: bytes, config: Config | None = None) -> int:
+    """The status that the last event refuses with."""
+    last = events(data, config=config)[-1]
+    assert isinstance(last, Refusal), last
+    return last.status
+
+
+def joined(found: list[ParserEvent]) -> list[ParserEvent]:
+    """The same events with neighbouring pieces of body made one."""
+    result: list[ParserEvent] = []
+    for event in found:
+        if isinstance(event, bytes) and result and isinstance(result[-1], bytes):
+            result[-1] += event
+        else:
+            result.append(event)
+    return result
+
+
+def test_a_request_is_its_head_then_its_end() -> None:
+    head = Request("GET", b"/", b"", "1.1", [(b"host", b"example.org")], keep_alive=True)
+    assert events(GET) == [head, END]
+
+
+def test_path_and_query_are_split_and_stay_encoded_rfc_9112_3_2_1() -> None:
+    found = request(b"GET /a%20b/c?x=%31&y HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert (found.path, found.query) == (b"/a%20b/c", b"x=%31&y")
+
+
+def test_field_names_are_lowered_and_values_stripped_rfc_9110_5() -> None:
+    found = request(b"GET / HTTP/1.1\r\n" + HOST + b"X-A:  \t b c \t \r\nY:\r\nZ: \xe9\r\n\r\n")
+    assert found.headers[1:] == [(b"x-a", b"b c"), (b"y", b""), (b"z", b"\xe9")]
+
+
+def test_a_body_of_known_length_rfc_9112_6_2() -> None:
+    found = events(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n" + HOST + b"\r\nhello")
+    assert found[1:] == [b"hello", END]
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST + b"\r\n"
+
+
+def test_chunks_are_unwrapped_and_extensions_ignored_rfc_9112_7_1() -> None:
+    found = joined(events(CHUNKED + b'5;a=b;c="d"\r\nhello\r\n6\r\n world\r\n0\r\n\r\n'))
+    assert found[1:] == [b"hello world", END]
+
+
+def test_trailers_are_discarded_and_do_not_become_headers_rfc_9110_6_5() -> None:
+    found = events(CHUNKED + b"1\r\nx\r\n0\r\nHost: evil\r\nX-Admin: 1\r\n\r\n" + GET)
+    assert found[1:3] == [b"x", END]
+    assert found[3:] == events(GET)
+
+
+def test_pipelined_requests_follow_each_other_rfc_9112_9_3_2() -> None:
+    second = b"GET /2 HTTP/1.1\r\n" + HOST + b"\r\n"
+    assert events(GET + second) == events(GET) + events(second)
+
+
+def test_empty_lines_before_a_request_are_skipped_rfc_9112_2_2() -> None:
+    assert events(b"\r\n\r\n" + GET) == events(GET)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"GET / HTTP/1.1\r\n" + HOST, True),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\n" + HOST, False),
+        (b"GET / HTTP/1.1\r\nConnection: keep-alive, Close\r\n" + HOST, False),
+        (b"GET / HTTP/1.0\r\n", False),
+        (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n", True),
+    ],
+)
+def test_persistence_rfc_9112_9_3(head: bytes, expected: bool) -> None:
+    assert request(head + b"\r\n").keep_alive is expected
+
+
+# Host and the target.
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"",
+        HOST + HOST,
+        b"Host: a b\r\n",
+        b"Host: a/b\r\n",
+        b"Host: user@a\r\n",
+        b"Host: a:b\r\n",
+        b"Host: [::1\r\n",
+        b"Host: a, b:1, c\r\n",
+    ],
+)
+def test_a_missing_second_or_invalid_host_is_400_rfc_9112_3_2(fields: bytes) -> None:
+    assert refusal(b"GET / HTTP/1.1\r\n" + fields + b"\r\n") == 400
+
+
+@pytest.mark.parametrize("host", [b"a", b"a:80", b"127.0.0.1:1", b"[::1]:8000", b"", b"a_b.c"])
+def test_hosts_that_are_good_rfc_3986_3_2_2(host: bytes) -> None:
+    assert request(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").headers == [(b"host", host)]
+
+
+def test_http_1_0_needs_no_host() -> None:
+    assert request(b"GET / HTTP/1.0\r\n\r\n").headers == []
+
+
+def test_absolute_form_replaces_the_host_rfc_9112_3_2_2() -> None:
+    found = request(b"GET http://real.example:80/p?q HTTP/1.1\r\nX: 1\r\n" + HOST + b"\r\n")
+    assert (found.path, found.query) == (b"/p", b"q")
+    assert found.headers == [(b"x", b"1"), (b"host", b"real.example:80")]
+
+
+@pytest.mark.parametrize(
+    ("target", "path"), [(b"http://a", b"/"), (b"https://a?q", b"/"), (b"HTTP://a/b", b"/b")]
+)
+def test_absolute_form_without_a_path_means_the_root_rfc_9110_4_2_3(
+    target: bytes, path: bytes
+) -> None:
+    assert request(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n").path == path
+
+
+def test_absolute_form_still_needs_one_host_field_rfc_9112_3_2() -> None:
+    assert refusal(b"GET http://a/ HTTP/1.1\r\n\r\n") == 400
+    assert refusal(b"GET http://a/ HTTP/1.1\r\n" + HOST + HOST + b"\r\n") == 400
+
+
+def test_asterisk_form_is_for_options_rfc_9112_3_2_4() -> None:
+    assert request(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n").path == b"*"
+    assert refusal(b"GET * HTTP/1.1\r\n" + HOST + b"\r\n") == 400
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/a#b",
+        b"a",
+        b"ftp://a/",
+        b"http://u@a/",
+        b"http:///a",
+        b"/\x00",
+        b"/\xc3\xa9",
+        b"/a b",
+        b"",
+    ],
+)
+def test_targets_of_no_known_form_are_400_rfc_9112_3_2(target: bytes) -> None:
+    assert refusal(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n") == 400
+
+
+# Request smuggling, RFC 9112 11.2: whatever two readers could frame differently is refused.
+
+SMUGGLING = {
+    "CL with TE, 6.3": b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+    "TE with CL, 6.3": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+    "two CLs, 6.3": b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n",
+    "two equal CLs": b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n",
+    "a list of CLs": b"POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n",
+    "a signed CL": b"POST / HTTP/1.1\r\nContent-Length: +5\r\n",
+    "an empty CL": b"POST / HTTP/1.1\r\nContent-Length:\r\n",
+    "a CL beyond 64 bits": b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n",
+    "TE in HTTP/1.0, 6.1": b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n",
+    "TE twice": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+    "TE with a vertical tab": b"POST / HTTP/1.1\r\nTransfer-Encoding: \x0bchunked\r\n",
+    "obs-fold, 5.2": b"GET / HTTP/1.1\r\nX: a\r\n b\r\n",
+    "space before the colon, 5.1": b"GET / HTTP/1.1\r\nX : a\r\n",
+    "space before the first field, 2.2": b"GET / HTTP/1.1\r\n X: a\r\n",
+    "no field name": b"GET / HTTP/1.1\r\n: a\r\n",
+    "bare LF after the request line, 2.2": b"GET / HTTP/1.1\n",
+    "bare LF after a field": b"GET / HTTP/1.1\r\nX: a\nY: b\r\n",
+    "bare CR in a field, 2.2": b"GET / HTTP/1.1\r\nX: a\rY: b\r\n",
+    "NUL in a value, RFC 9110 5.5": b"GET / HTTP/1.1\r\nX: a\0b\r\n",
+    "control in a name": b"GET / HTTP/1.1\r\nX\x01: a\r\n",
+}
+
+
+@pytest.mark.parametrize("name", SMUGGLING)
+def test_ambiguous_heads_are_400(name: str) -> None:
+    assert refusal(SMUGGLING[name] + HOST + b"\r\n" + b"0\r\n\r\n") == 400
+
+
+BAD_CHUNKS = {
+    "0x": b"0x5\r\nhello\r\n0\r\n\r\n",
+    "negative": b"-5\r\nhello\r\n0\r\n\r\n",
+    "beyond 64 bits": b"fffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+    "empty": b"\r\nhello\r\n0\r\n\r\n",
+    "space after the size": b"5 \r\nhello\r\n0\r\n\r\n",
+    "bare LF after the size": b"5\nhello\r\n0\r\n\r\n",
+    "bare LF in an extension": b"5;a\nb\r\nhello\r\n0\r\n\r\n",
+    "longer than it says": b"5\r\nhello!\r\n0\r\n\r\n",
+    "framing in a trailer": b"5\r\nhello\r\n0\r\nContent-Length: 5\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD_CHUNKS)
+def test_bad_chunks_are_400_rfc_9112_7_1(name: str) -> None:
+    assert refusal(CHUNKED + BAD_CHUNKS[name]) == 400
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"xchunked", b"identity"])
+def test_transfer_codings_not_understood_are_501_rfc_9112_6_1(coding: bytes) -> None:
+    data = b"POST / HTTP/1.1\r\nTransfer-Encoding: " + coding + b"\r\n" + HOST + b"\r\n"
+    assert refusal(data) == 501
+
+
+def test_nothing_is_read_after_a_refusal() -> None:
+    assert len(events(b"GET * HTTP/1.1\r\n\r\n", GET, GET)) == 1
+
+
+# Versions, methods, expectations.
+
+
+@pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9"])
+def test_other_major_versions_are_505_rfc_9110_15_6_6(version: bytes) -> None:
+    assert refusal(b"GET / " + version + b"\r\n" + HOST + b"\r\n") == 505
+
+
+def test_http_0_9_without_a_version_is_505() -> None:
+    assert refusal(b"GET /\r\n\r\n") == 505
+
+
+@pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00", b"GET\t/ HTTP/1.1\r\n\r\n", b"get /"])
+def test_what_is_not_http_is_400(data: bytes) -> None:
+    assert refusal(data) == 400
+
+
+def test_connect_is_501_rfc_9110_9_3_6() -> None:
+    assert refusal(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n") == 501
+
+
+def test_100_continue_is_noted_rfc_9110_10_1_1() -> None:
+    data = b"PUT / HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-Continue\r\n" + HOST + b"\r\n"
+    assert request(data).expects_continue
+
+
+def test_expectations_of_http_1_0_are_ignored_rfc_9110_10_1_1() -> None:
+    assert not request(b"PUT / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n").expects_continue
+
+
+def test_other_expectations_are_417_rfc_9110_10_1_1() -> None:
+    assert refusal(b"PUT / HTTP/1.1\r\nExpect: cake\r\n" + HOST + b"\r\n") == 417
+
+
+# Upgrades.
+
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+def test_a_websocket_request_ends_http_and_keeps_what_follows_rfc_6455_4_2() -> None:
+    parser = RequestParser(Config())
+    parser.feed(b"GET /s HTTP/1.1\r\n" + HOST + UPGRADE + b"\r\n\x81\x80abcd")
+    (found,) = parser.events
+    assert isinstance(found, Request)
+    assert found.websocket
+    assert parser.leftover == b"\x81\x80abcd"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\n" + HOST + UPGRADE,  # RFC 6455 4.1: GET
+        b"GET / HTTP/1.0\r\n" + HOST + UPGRADE,  # RFC 9110 7.8: ignored in HTTP/1.0
+        b"GET / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"Upgrade: websocket\r\n",
+    ],
+)
+def test_other_upgrades_are_ignored_rfc_9110_7_8(head: bytes) -> None:
+    first, *rest = events(head + b"\r\n")
+    assert isinstance(first, Request)
+    assert not first.websocket
+    assert rest == [END]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"],
+)
+def test_the_body_of_an_ignored_upgrade_is_read_rfc_9110_7_8(body: bytes) -> None:
+    head = (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    )
+    assert events(head + body + GET)[1:] == [b"abc", END, *events(GET)]
+
+
+# Limits.
+
+
+def test_a_long_target_is_414_rfc_9112_3() -> None:
+    small = Config(target_bytes=20)
+    assert refusal(b"GET /" + b"a" * 20 + b" HTTP/1.1\r\n" + HOST + b"\r\n", small) == 414
+    assert len(events(b"GET /" + b"a" * 19 + b" HTTP/1.1\r\n" + HOST + b"\r\n", config=small)) == 2
+
+
+def test_a_long_head_is_431_rfc_6585_5() -> None:
+    field = b"X: " + b"a" * 200 + b"\r\n"
+    assert refusal(b"GET / HTTP/1.1\r\n" + field + HOST + b"\r\n", Config(head_bytes=200)) == 431
+
+
+def test_many_fields_are_431_rfc_6585_5() -> None:
+    assert refusal(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 100 + HOST + b"\r\n") == 431
+
+
+def test_a_head_that_never_ends_is_431_before_it_fills_the_memory() -> None:
+    parser = RequestParser(Config())
+    parser.feed(b"GET / HTTP/1.1\r\nX: ")
+    for _ in range(3):
+        parser.feed(b"a" * 40_000)
+    assert list(parser.events) == [Refusal(431, "the head is over 65536 bytes or 100 fields")]
+
+
+def test_an_announced_body_over_the_limit_is_413_before_the_application_is_asked() -> None:
+    data = b"POST / HTTP/1.1\r\nContent-Length: 11\r\n" + HOST + b"\r\n"
+    assert [type(event) for event in events(data, config=Config(body_bytes=10))] == [Refusal]
+    assert refusal(data, Config(body_bytes=10)) == 413
+
+
+def test_a_chunked_body_over_the_limit_is_413() -> None:
+    body = b"6\r\n123456\r\n6\r\n123456\r\n0\r\n\r\n"
+    found = events(CHUNKED + body, config=Config(body_bytes=10))
+    assert found[1:] == [b"123456", Refusal(413, "the body is over 10 bytes")]
+
+
+@pytest.mark.parametrize("start", [b"1;", b"0\r\nX: "])
+def test_endless_chunk_extensions_and_trailers_are_refused(start: bytes) -> None:
+    parser = RequestParser(Config())
+    parser.feed(CHUNKED + start)
+    for _ in range(20):
+        parser.feed(b"a" * 1000)
+    assert parser.events[-1] == Refusal(400, "too much between two pieces of the body")
+
+
+# Properties.
+
+tokens = st.text("abcXYZ-_09", min_size=1, max_size=10).map(str.encode)
+values = st.text("abc XYZ,;=\t09é", max_size=20).map(lambda text: text.encode("latin-1"))
+# Fields with a meaning of their own are added by hand below.
+fields = st.lists(st.tuples(tokens.map(lambda token: b"X-" + token), values), max_size=5)
+bodies = st.lists(st.binary(min_size=1, max_size=30), max_size=4)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[bytes, list[tuple[bytes, list[tuple[bytes, bytes]], bytes]]]:
+    """A valid stream of requests, and what each of them is."""
+    stream, meaning = b"", []
+    for _ in range(draw(st.integers(1, 3))):
+        path = b"/" + draw(tokens)
+        extra, pieces, chunked = draw(fields), draw(bodies), draw(st.booleans())
+        head = [(b"Host", b"h"), *extra]
+        if chunked:
+            head.append((b"Transfer-Encoding", b"chunked"))
+            content = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+            content += b"0\r\n\r\n"
+        else:
+            content = b"".join(pieces)
+            head.append((b"Content-Length", b"%d" % len(content)))
+        lines = b"".join(b"%b: %b\r\n" % field for field in head)
+        stream += b"POST " + path + b" HTTP/1.1\r\n" + lines + b"\r\n" + content
+        stripped = [(name.lower(), value.strip(b" \t")) for name, value in head]
+        meaning.append((path, stripped, b"".join(pieces)))
+    return stream, meaning
+
+
+def pieces_of(stream: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted({cut % (len(stream) + 1) for cut in cuts} | {0, len(stream)})
+    return [stream[a:b] for a, b in pairwise(places)]
+
+
+@given(streams(), st.lists(st.integers(0, 10_000), max_size=30))
+def test_a_stream_means_the_same_wherever_it_is_cut(
+    generated: tuple[bytes, list[tuple[bytes, list[tuple[bytes, bytes]], bytes]]], cuts: list[int]
+) -> None:
+    stream, meaning = generated
+    found = joined(events(*pieces_of(stream, cuts)))
+    expected: list[ParserEvent] = []
+    for path, headers, body in meaning:
+        expected.append(Request("POST", path, b"", "1.1", headers, keep_alive=True))
+        expected += [body, END] if body else [END]
+    assert found == expected
+
+
+@pytest.mark.parametrize("stream", [GET, CHUNKED + b"5;x=y\r\nhello\r\n0\r\nT: 1\r\n\r\n" + GET])
+def test_a_stream_means_the_same_byte_by_byte(stream: bytes) -> None:
+    single = [stream[i : i + 1] for i in range(len(stream))]
+    assert joined(events(*single)) == joined(events(stream))
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 1000), max_size=5))
+@example(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\0", [])
+def test_garbage_gives_events_and_never_an_exception(garbage: bytes, cuts: list[int]) -> None:
+    events(*pieces_of(garbage, cuts))
+    events(*pieces_of(GET[:-2] + garbage, cuts))
+    events(*pieces_of(CHUNKED + garbage, cuts))
+
+
+@given(streams())
+def test_h11_reads_the_same_requests(
+    generated: tuple[bytes, list[tuple[bytes, list[tuple[bytes, bytes]], bytes]]],
+) -> None:
+    """The oracle: an independent implementation, h11."""
+    stream, _ = generated
+    oracle = h11.Connection(h11.SERVER)
+    oracle.receive_data(stream)
+    expected: list[ParserEvent] = []
+    while not isinstance(event := oracle.next_event(), type) or event is h11.PAUSED:
+        if event is h11.PAUSED:
+            oracle.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
+            oracle.send(h11.EndOfMessage())
+            oracle.start_next_cycle()
+        elif isinstance(event, h11.Request):
+            headers = [(name, value) for name, value in event.headers]
+            expected.append(Request("POST", event.target, b"", "1.1", headers, keep_alive=True))
+        elif isinstance(event, h11.Data):
+            expected.append(bytes(event.data))
+        elif isinstance(event, h11.EndOfMessage):
+            expected.append(END)
+    assert joined(events(stream)) == joined(expected)
+
+
+def test_a_refusal_after_an_upgrade_that_is_ignored_is_a_refusal_rfc_9110_7_8() -> None:
+    """Found by fuzz.py: the parser that goes on is inside the first one's exception."""
+    ignored = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+    parser = RequestParser(Config())
+    parser.feed(ignored + b"GET / HTTP/1.1\r\n\r\n")
+    refusal = parser.events[-1]
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "got 0 Host fields, expected one"
+
+
+# A request with the fields of the one before on its connection is not parsed again.
+
+LINES = ["GET / HTTP/1.1", "GET /a%20b?c=d HTTP/1.1", "HEAD / HTTP/1.1", "POST / HTTP/1.1",
+         "GET /\x7f HTTP/1.1", "GET /a#b HTTP/1.1", "GET http://b.org/ HTTP/1.1",
+         "GET / HTTP/1.0", "GET  / HTTP/1.1", "get / HTTP/1.1", "", " ",
+         "GET /" + 9000 * "x"]  # fmt: skip
+FIELDS = ["Host: a.org", "Host: b.org", "Cookie: c=d", "cookie: c=d ", "Connection: close",
+          "Content-Length: 0", "Content-Length: 2", "Upgrade: h2c", "Expect: 100-continue",
+          "Transfer-Encoding: chunked", " folded", "no field"]  # fmt: skip
+heads = st.builds(
+    lambda line, fields: "\r\n".join([line, *fields, "", ""]).encode("latin-1"),
+    st.sampled_from(LINES),
+    st.lists(st.sampled_from(FIELDS), max_size=2).map(lambda some: ["Host: a.org", *some]),
+)
+
+
+@given(st.lists(heads, min_size=2, max_size=6), st.booleans())
+@example([GET, GET, GET + GET, GET], True)
+def test_what_was_said_before_changes_nothing_of_what_is_said_now(pieces, taken):
+    parser, together = RequestParser(Config()), RequestParser(Config())
+    found = []
+    for piece in pieces:
+        parser.feed(piece)
+        if taken:
+            found += parser.events
+            parser.events.clear()
+    together.feed(b"".join(pieces))
+    assert joined([*found, *parser.events]) == joined(list(together.events))
+
+
+def test_a_repeated_request_has_headers_of_its_own():
+    parser = RequestParser(Config())
+    for _ in range(3):
+        parser.feed(GET)
+        found = parser.events.popleft()
+        assert found.headers == [(b"host", b"example.org")]
+        found.headers.clear()
+        assert parser.events.popleft() is END

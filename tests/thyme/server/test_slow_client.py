@@ -1,0 +1,270 @@
+"""Peers that do not read, and peers that do not answer: what is done is a setting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event as Signal
+from websockets.frames import Opcode
+
+from tests.thyme.serving import (
+    Browser,
+    Peer,
+    body,
+    echo,
+    eventually,
+    hello_of_a_coroutine,
+    serving,
+    start,
+)
+from thyme.asgi import Event, Receive, Scope, Send
+from thyme.errors import Disconnected
+from thyme.loop.bridge import adapt
+from thyme.server.heartbeat import Heartbeat
+from thyme.server.stream import Stream, plain_socket
+
+TEXT = {"type": "websocket.send", "text": "x" * 65536}
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Talker:
+    """An application that talks and talks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.gone = Signal()
+        self.heard: list[Event] = []
+        self.unsent = lambda: 0
+        self.kept = 0  # what was unsent when it was told that its peer has gone
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        receive()
+        send({"type": "websocket.accept"})
+        try:
+            while True:
+                send(TEXT)
+                self.count += 1
+        except Disconnected:
+            self.kept = self.unsent()
+            self.heard.append(receive())
+            self.gone.set()
+
+
+def drained(browser: Browser) -> tuple[int | None, str | None]:
+    """What closes, after all the texts."""
+    while (frame := browser.next()).opcode is Opcode.TEXT:
+        pass
+    assert frame.opcode is Opcode.CLOSE
+    received = browser.protocol.close_rcvd
+    assert received is not None
+    return received.code, received.reason
+
+
+def test_after_slow_seconds_a_websocket_is_closed_with_1013() -> None:
+    talker = Talker()
+    with serving(talker, slow_seconds=0.05) as server, Browser(server) as browser:
+        talker.gone.wait()
+        assert [(event["type"], event["code"]) for event in talker.heard] == [
+            ("websocket.disconnect", 1013)
+        ]
+        assert drained(browser) == (1013, "too slow")
+        assert server.tally().slow_clients == 1
+
+
+def test_over_slow_bytes_a_websocket_is_closed_with_1013_and_send_never_blocks() -> None:
+    talker = Talker()
+    kept = 1 << 20
+    with serving(talker, slow_bytes=kept) as server:
+        talker.unsent = lambda: server.unsent
+        with Browser(server) as browser:
+            talker.gone.wait()
+            assert kept < talker.kept < kept + 200_000
+            assert drained(browser) == (1013, "too slow")
+
+
+def test_what_slow_bytes_keeps_arrives_when_the_client_reads_after_all() -> None:
+    count = 100
+    done = Signal()
+
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        receive()
+        send({"type": "websocket.accept"})
+        for _ in range(count):
+            send(TEXT)
+        done.set()
+        receive()
+
+    with serving(application, slow_bytes=count * 66_000) as server, Browser(server) as browser:
+        done.wait()  # all is said, though nothing is read
+        for _ in range(count):
+            assert len(browser.hear()) == 65536
+
+
+def test_a_slow_client_that_never_reads_is_dropped_and_its_memory_freed() -> None:
+    talker = Talker()
+    with serving(talker, slow_bytes=1 << 20, close_seconds=0.05) as server, Browser(server):
+        talker.gone.wait()
+        eventually(lambda: not server._connections)
+        assert server.unsent == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"slow_seconds": 0.05},
+        {"slow_bytes": 1000},
+        {"slow_seconds": 0.05, "slow_bytes": 1 << 20},
+    ],
+    ids=repr,
+)
+def test_a_coroutine_that_says_no_more_has_slow_clients_too(settings: dict[str, Any]) -> None:
+    """It stops with the first message that the kernel does not take, and does not wait for it."""
+
+    async def application(scope: Scope, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while not any(connection.stream._outgoing for connection in server._connections):
+            await send({"type": "websocket.send", "text": "x" * 8192})
+            await asyncio.sleep(0.001)  # a round of the hub
+        heard.append((await receive())["code"])
+
+    heard: list[int] = []
+    with serving(adapt(application), **settings) as server, Browser(server) as browser:
+        eventually(lambda: server.tally().slow_clients)
+        eventually(lambda: heard == [1013])
+        assert drained(browser) == (1013, "too slow")
+
+
+@pytest.mark.parametrize("settings", [{}, {"slow_seconds": 60}], ids=repr)
+def test_nobody_waits_for_what_a_coroutine_has_given_up(settings: dict[str, Any]) -> None:
+    async def application(scope: Scope, receive: Any, send: Any) -> None:
+        await send(start())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                while True:
+                    await send(body(b"x" * 8192, more=True))
+
+    with (
+        serving(adapt(application), **settings) as server,
+        Peer(server, b"GET / HTTP/1.0\r\n\r\n"),
+    ):
+        eventually(lambda: server.unsent)
+        eventually(lambda: not server._connections)
+
+
+def test_the_end_of_a_coroutines_answer_waits_no_longer_than_slow_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Stream, "_send", lambda stream, data: 0)  # the kernel takes nothing
+    application = adapt(hello_of_a_coroutine)
+    with serving(application, slow_seconds=0.05) as server, Peer(server, GET):
+        eventually(lambda: server.unsent)
+        eventually(lambda: not server._connections)
+
+
+def test_other_clients_are_not_affected() -> None:
+    talker = Talker()
+
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        (echo if scope["path"] == "/echo" else talker)(scope, receive, send)
+
+    with serving(application) as server, Browser(server), Browser(server, "/echo") as other:
+        eventually(lambda: talker.count and server.unsent)
+        for _ in range(100):
+            other.say("a")
+            assert other.hear() == "a"
+        assert server.unsent <= len(TEXT["text"]) + 10  # blocked: memory is flat
+
+
+def test_a_response_is_cut_off_after_slow_seconds() -> None:
+    gone = Signal()
+
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        send(start())
+        try:
+            while True:
+                send(body(b"x" * 65536, more=True))
+        except Disconnected:
+            gone.set()
+            raise
+
+    with serving(application, slow_seconds=0.05) as server, Peer(server, GET) as peer:
+        gone.wait()
+        eventually(lambda: not server._connections)
+        assert not peer.read_all().endswith(b"0\r\n\r\n")
+
+
+# Pings: RFC 6455 5.5.2.
+
+
+def heard_between_pings(browser: Browser) -> bytes:
+    while (frame := browser.next()).opcode is Opcode.PING:
+        pass
+    return bytes(frame.data)
+
+
+def test_a_silent_websocket_is_pinged_and_stays_when_it_answers() -> None:
+    with serving(echo, ping_seconds=0.02, pong_seconds=4) as server, Browser(server) as browser:
+        for _ in range(2):  # the second is for those who have answered the first
+            assert browser.next().opcode is Opcode.PING
+            browser.flush()
+        browser.say("a")
+        assert heard_between_pings(browser) == b"a"
+
+
+def test_a_websocket_that_does_not_answer_a_ping_is_closed() -> None:
+    heard: list[Event] = []
+
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        receive()
+        send({"type": "websocket.accept"})
+        heard.append(receive())
+
+    with serving(application, ping_seconds=0.02, pong_seconds=0.02) as server:
+        with Browser(server) as browser:
+            eventually(lambda: heard)
+            assert (heard[0]["type"], heard[0]["code"]) == ("websocket.disconnect", 1011)
+            assert browser.closed() == (1011, "no answer to a ping")
+
+
+def test_a_peer_is_not_blamed_when_we_stood_still_and_its_answer_is_here() -> None:
+    ours, peers = socket.socketpair()
+    stream, blamed = Stream(plain_socket(ours)), []
+
+    def ping() -> None:
+        peers.send(b"pong")
+        time.sleep(0.05)  # nothing runs in this thread, for longer than a pong may take
+
+    reader = gevent.spawn(stream.read)
+    heartbeat = Heartbeat(
+        stream, 0.01, 0.02, ping=ping, lost=lambda: blamed.append(1), listening=lambda: True
+    )
+    assert reader.get(timeout=30) == b"pong"
+    gevent.sleep(0)
+    heartbeat.stop()
+    stream.close()
+    peers.close()
+    assert not blamed
+
+
+def test_a_peer_is_not_blamed_while_the_application_does_not_receive() -> None:
+    go_on = Signal()
+
+    def application(scope: Scope, receive: Receive, send: Send) -> None:
+        receive()
+        send({"type": "websocket.accept"})
+        go_on.wait()
+        send({"type": "websocket.send", "text": receive()["text"]})
+
+    with serving(application, ping_seconds=0.01, pong_seconds=0.01) as server:
+        with Browser(server) as browser:
+            browser.say("here")
+            gevent.sleep(0.1)
+            go_on.set()
+            assert heard_between_pings(browser) == b"here"

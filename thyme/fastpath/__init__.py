@@ -1,0 +1,1 @@
+"""Channels consumers and Django views without asyncio."""

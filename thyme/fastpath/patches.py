@@ -1,0 +1,33 @@
+"""Everything that the fast path replaces in Channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import channels.consumer
+import channels.generic.http
+import channels.generic.websocket
+from channels.consumer import SyncConsumer
+from channels.db import aclose_old_connections as stock_close_old_connections
+from channels.utils import await_many_dispatch as stock_dispatch
+
+from thyme.fastpath import async_consumers, sync_consumers
+
+_CLOSERS: tuple[Any, ...] = (channels.consumer, channels.generic.websocket, channels.generic.http)
+
+
+def install() -> None:
+    """Let the consumers that run behind our bridge take the fast path."""
+    SyncConsumer.__call__ = sync_consumers.call
+    channels.consumer.await_many_dispatch = async_consumers.await_many_dispatch
+    for module in _CLOSERS:
+        module.aclose_old_connections = async_consumers.aclose_old_connections
+
+
+def uninstall() -> None:
+    """Let all consumers run Channels' own way again."""
+    if "__call__" in vars(SyncConsumer):
+        del SyncConsumer.__call__
+    channels.consumer.await_many_dispatch = stock_dispatch
+    for module in _CLOSERS:
+        module.aclose_old_connections = stock_close_old_connections

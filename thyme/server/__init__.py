@@ -1,0 +1,1 @@
+"""Sockets, greenlets, and the life of a connection."""

@@ -1,0 +1,1 @@
+"""Event-loop drivers of the split's endpoints: gevent and asyncio."""
