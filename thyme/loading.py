@@ -22,11 +22,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from thyme.asgi import EsqueApplication, Receive, Scope, Send
+from thyme.asgi import BlockingApplication, Receive, Scope, Send
 from thyme.errors import ApplicationNotFound
 
 
-def load(spec: str, *, stock: bool = False) -> EsqueApplication:
+def load(spec: str, *, stock: bool = False) -> BlockingApplication:
     """The application that `spec`, "module:attribute", names, ready to be called in a greenlet.
 
     An ASGI 3 application is adapted; with `stock` its synchronous parts go through asyncio as they
@@ -55,12 +55,12 @@ def load(spec: str, *, stock: bool = False) -> EsqueApplication:
     return esque(found, stock=stock)
 
 
-def esque(application: Any, *, stock: bool = False) -> EsqueApplication:
+def esque(application: Any, *, stock: bool = False) -> BlockingApplication:
     """`application` itself when it is an ordinary callable, else its adaptation."""
     if not callable(application):
         raise ApplicationNotFound(f"got {application!r}, expected a callable application")
     if not is_asgi3(application):
-        ordinary: EsqueApplication = application
+        ordinary: BlockingApplication = application
         return ordinary
     if not stock and "channels" in sys.modules:
         from thyme.fastpath import patches
@@ -94,7 +94,7 @@ def is_asgi3(application: Any) -> bool:
     )
 
 
-def short_way(application: Any) -> EsqueApplication | None:
+def short_way(application: Any) -> BlockingApplication | None:
     """The short way for `application`, when all of it or its parts by protocol have one."""
     from django.core.handlers.asgi import ASGIHandler
 
@@ -111,7 +111,7 @@ def short_way(application: Any) -> EsqueApplication | None:
     return None
 
 
-def _by_protocol(applications: dict[str, Any]) -> EsqueApplication:
+def _by_protocol(applications: dict[str, Any]) -> BlockingApplication:
     """Channels' `ProtocolTypeRouter` for esque applications."""
     esque_applications = {name: esque(found) for name, found in applications.items()}
 

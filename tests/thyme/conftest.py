@@ -16,7 +16,7 @@ import pytest
 from gredis.drivers.gevent import GeventCrossbar
 from gredis.errors import Closed
 from tests.conftest import RedisServer
-from thyme.asgi import EsqueApplication
+from thyme.asgi import BlockingApplication
 from thyme.split.relay import gevent as relay_module
 from thyme.split.relay.gevent import Relay
 from thyme.split.worker.gevent import Worker
@@ -84,7 +84,7 @@ def start(redis_server: RedisServer) -> Iterator[Start]:
     """Starts a worker with an application; they are stopped at the end."""
     running: list[tuple[Worker, gevent.Greenlet]] = []
 
-    def start_worker(application: EsqueApplication, **options):
+    def start_worker(application: BlockingApplication, **options):
         crossbar = GeventCrossbar(redis_server.url)
         worker = Worker(application, crossbar, **options)
         ready = gevent.event.Event()

@@ -7,7 +7,7 @@ from typing import Any
 import gevent
 from gevent.queue import Queue
 
-from thyme.asgi import EsqueApplication
+from thyme.asgi import BlockingApplication
 from thyme.errors import Disconnected
 
 HTTP = {
@@ -32,7 +32,9 @@ CONNECT = {"type": "websocket.connect"}
 class Peer:
     """Runs an application on events that the test puts in, and keeps what it sends."""
 
-    def __init__(self, application: EsqueApplication, scope: dict[str, Any], *events: Any) -> None:
+    def __init__(
+        self, application: BlockingApplication, scope: dict[str, Any], *events: Any
+    ) -> None:
         self.incoming: Queue = Queue()
         self.sent: Queue = Queue()
         self.gone = False

@@ -18,7 +18,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from thyme.asgi import EsqueApplication, Event, Receive, Scope, Send
+from thyme.asgi import BlockingApplication, Event, Receive, Scope, Send
 from thyme.config import Config
 from thyme.server.server import Server
 
@@ -27,7 +27,7 @@ KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
 @contextmanager
-def serving(application: EsqueApplication, **settings: Any) -> Iterator[Server]:
+def serving(application: BlockingApplication, **settings: Any) -> Iterator[Server]:
     """A running server; afterwards all of it is gone."""
     server = Server(application, Config(port=0, **{"drain_seconds": 1, **settings}))
     server.start()

@@ -26,7 +26,7 @@ from asgiref.sync import ThreadSensitiveContext
 from gevent import monkey
 from gevent.hub import Waiter
 
-from thyme.asgi import ASGI3Application, EsqueApplication, Event, Receive, Scope, Send
+from thyme.asgi import ASGI3Application, BlockingApplication, Event, Receive, Scope, Send
 from thyme.loop.event_loop import HubLoop
 from thyme.loop.executors import ConnectionExecutor, SerialExecutor
 from thyme.loop.running import Turns
@@ -36,7 +36,7 @@ BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.respon
 """Events that our server can begin to write without blocking."""
 
 
-def adapt(application: ASGI3Application) -> EsqueApplication:
+def adapt(application: ASGI3Application) -> BlockingApplication:
     """An application of ours that runs the ASGI 3 `application` on the loop of this thread's hub.
 
     All adapted connections of a thread share one loop. Synchronous code that the application

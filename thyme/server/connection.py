@@ -12,7 +12,7 @@ from time import monotonic, time
 
 from gevent import Timeout, sleep
 
-from thyme.asgi import EsqueApplication
+from thyme.asgi import BlockingApplication
 from thyme.config import HEAD_READ_BYTES, Config
 from thyme.errors import Disconnected, ReadCancelled
 from thyme.protocol.head_rules import Refusal
@@ -56,7 +56,7 @@ class Connection:
         self,
         stream: Stream,
         place: Place,
-        application: EsqueApplication,
+        application: BlockingApplication,
         config: Config,
         tally: Tally,
         *,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 
-from thyme.asgi import EsqueApplication, Event, Scope
+from thyme.asgi import BlockingApplication, Event, Scope
 from thyme.config import DRAIN_BYTES, READ_BYTES
 from thyme.errors import ApplicationError, Disconnected, ReadCancelled
 from thyme.protocol.head_rules import Refusal
@@ -53,7 +53,7 @@ class Exchange:
         self._continue_due = request.expects_continue
         self._reading = stream.reader
 
-    def run(self, application: EsqueApplication, scope: Scope) -> bool:
+    def run(self, application: BlockingApplication, scope: Scope) -> bool:
         """Let the application answer; whether the connection can be used again.
 
         Never raises what the application raises: that is logged, and answered with 500 while

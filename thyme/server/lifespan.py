@@ -23,7 +23,7 @@ import gevent
 from gevent.event import AsyncResult
 from gevent.queue import SimpleQueue
 
-from thyme.asgi import EsqueApplication, Event
+from thyme.asgi import BlockingApplication, Event
 from thyme.errors import ApplicationError, StartupFailed
 
 _LOGGER = logging.getLogger("thyme.server")
@@ -36,7 +36,7 @@ _UNKNOWN = "unknown"  # to the application: it has no lifespan
 class Lifespan:
     """`startup()` and `close()` of an application that has a lifespan by ASGI, or none."""
 
-    def __init__(self, application: EsqueApplication) -> None:
+    def __init__(self, application: BlockingApplication) -> None:
         self._application = application
         self._asked: SimpleQueue = SimpleQueue()
         self._answer: AsyncResult = AsyncResult()
@@ -94,10 +94,10 @@ class Lifespan:
         self._answer.set((kind, event.get("message", "")))
 
 
-def with_lifespan(application: Any, life: EsqueApplication) -> EsqueApplication:
+def with_lifespan(application: Any, life: BlockingApplication) -> BlockingApplication:
     """`application`, given the methods `startup` and `close` that speak with `life`."""
     lifespan = Lifespan(life)
     application.startup = lifespan.startup
     application.close = lifespan.close
-    served: EsqueApplication = application
+    served: BlockingApplication = application
     return served

@@ -20,7 +20,7 @@ import gevent
 from gevent.event import Event
 from gevent.server import StreamServer
 
-from thyme.asgi import EsqueApplication
+from thyme.asgi import BlockingApplication
 from thyme.config import Config
 from thyme.errors import ReadCancelled
 from thyme.protocol.head_rules import Refusal
@@ -49,7 +49,7 @@ class Server:
     called by the two (see `server/lifespan.py`).
     """
 
-    def __init__(self, application: EsqueApplication, config: Config | None = None) -> None:
+    def __init__(self, application: BlockingApplication, config: Config | None = None) -> None:
         self.application = application
         self._config = config = config or Config()
         self._listeners: list[StreamServer] = []

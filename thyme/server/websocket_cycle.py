@@ -15,7 +15,7 @@ import logging
 import gevent
 from gevent import Timeout
 
-from thyme.asgi import EsqueApplication, Event, Scope
+from thyme.asgi import BlockingApplication, Event, Scope
 from thyme.config import Config
 from thyme.errors import ApplicationError, Disconnected, ReadCancelled, TooSlow
 from thyme.protocol.head_rules import Header, Refusal
@@ -70,7 +70,7 @@ class Conversation:
         self.given_up = False  # as a slow client
         self.status = SWITCHING  # what the handshake was answered with, for the access log
 
-    def run(self, application: EsqueApplication, scope: Scope) -> None:
+    def run(self, application: BlockingApplication, scope: Scope) -> None:
         """Let the application converse. What it raises is logged, and closes with 1011."""
         if self._websocket.refusal is not None:
             self._refuse(self._websocket.refusal)

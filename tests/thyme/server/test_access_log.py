@@ -20,7 +20,7 @@ from tests.thyme.serving import (
     hello_of_a_coroutine,
     serving,
 )
-from thyme.asgi import EsqueApplication, Receive, Scope, Send
+from thyme.asgi import BlockingApplication, Receive, Scope, Send
 from thyme.errors import Disconnected
 from thyme.loop.bridge import adapt
 from thyme.server.access_log import AccessLog
@@ -42,7 +42,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("application", [hello, adapt(hello_of_a_coroutine)])
-def test_common_lines(application: EsqueApplication, caplog: pytest.LogCaptureFixture) -> None:
+def test_common_lines(application: BlockingApplication, caplog: pytest.LogCaptureFixture) -> None:
     with serving(application, access_log="common") as server, HTTPPeer(server) as peer:
         peer.ask(target="/rooms/1?token=secret", cookie="sessionid=secret", authorization="secret")
         peer.answer()

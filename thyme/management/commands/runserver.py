@@ -68,12 +68,12 @@ class Command(runserver.Command):
 
 def development_application(*, static: bool) -> Any:
     """The project's application, with static files as the applications keep them."""
-    from thyme.asgi import EsqueApplication, Receive, Scope, Send
+    from thyme.asgi import BlockingApplication, Receive, Scope, Send
     from thyme.loading import esque, load
     from thyme.loop.bridge import adapt
 
     module, _, attribute = settings.ASGI_APPLICATION.rpartition(".")
-    ordinary: EsqueApplication = load(f"{module}:{attribute}")
+    ordinary: BlockingApplication = load(f"{module}:{attribute}")
     if not static:
         return ordinary
     finder = ASGIStaticFilesHandler(ordinary)

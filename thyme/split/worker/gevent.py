@@ -18,7 +18,7 @@ from gevent.event import Event as Bell
 
 from gredis.drivers.gevent import GeventCrossbar
 from gredis.errors import GredisError
-from thyme.asgi import EsqueApplication, Event
+from thyme.asgi import BlockingApplication, Event
 from thyme.errors import Disconnected
 from thyme.split.drivers.gevent import GeventDriver
 from thyme.split.flow_control import WINDOW, Window
@@ -39,7 +39,7 @@ class Worker:
 
     def __init__(
         self,
-        application: EsqueApplication,
+        application: BlockingApplication,
         crossbar: GeventCrossbar,
         *,
         queues: Mapping[str, int] = QUEUES,
