@@ -51,7 +51,7 @@ class ThymeProcess(multiprocessing.Process):
         _patch()
         from thyme import loop
         from thyme.config import Config
-        from thyme.loading import esque
+        from thyme.loading import prepare
         from thyme.server.server import Server
 
         gevent.reinit()
@@ -63,7 +63,7 @@ class ThymeProcess(multiprocessing.Process):
             if self.setup is not None:
                 self.setup()
             config = Config(host=self.host, port=0, **self.settings)
-            server = Server(esque(self.get_application()), config)
+            server = Server(prepare(self.get_application()), config)
             server.start()
             self.port.value = server.address[1]
             self.ready.set()

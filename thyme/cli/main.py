@@ -24,7 +24,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import Semaphore
 
-from thyme.asgi import BlockingApplication
+from thyme.asgi import Application
 from thyme.cli.options import config_of, read_options
 from thyme.cli.processes import Processes
 from thyme.cli.reload import times, watch
@@ -110,7 +110,7 @@ class _Service:
         self._ended = Event()
         self._turn = Semaphore()
 
-    def start_status(self, application: BlockingApplication) -> None:
+    def start_status(self, application: Application) -> None:
         """Listen on the bind of --metrics, if there is one; or go on there with `application`."""
         bind = self._options.get("metrics")
         if self._status is not None:

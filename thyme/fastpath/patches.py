@@ -12,12 +12,14 @@ from channels.db import aclose_old_connections as stock_close_old_connections
 from channels.utils import await_many_dispatch as stock_dispatch
 
 from thyme.fastpath import async_consumers, sync_consumers
+from thyme.fastpath.database import mark_greenlets_that_connect
 
 _CLOSERS: tuple[Any, ...] = (channels.consumer, channels.generic.websocket, channels.generic.http)
 
 
 def install() -> None:
     """Let the consumers that run behind our bridge take the fast path."""
+    mark_greenlets_that_connect()
     SyncConsumer.__call__ = sync_consumers.call
     channels.consumer.await_many_dispatch = async_consumers.await_many_dispatch
     for module in _CLOSERS:

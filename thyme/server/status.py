@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import logging
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from gevent import Timeout, get_hub, socket
 
-from thyme.asgi import Receive, Scope, Send
+from thyme.asgi import Application, Scope, Transport
 from thyme.server.metrics import Family, added_up, exposition
 from thyme.server.server import Server
 
@@ -39,11 +39,12 @@ _LOGGER = logging.getLogger("thyme.server")
 Answer = tuple[int, str]
 
 
-class _Status(ABC):
+class _Status(Application):
     """An esque application that answers /health and /metrics."""
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def serve(self, scope: Scope, transport: Transport) -> None:
         """Answer one request."""
+        send = transport.send
         if scope["type"] != "http":
             send({"type": "websocket.close"})
             return
@@ -51,7 +52,7 @@ class _Status(ABC):
         if scope["path"] == "/health":
             status, text = self.health()
         elif scope["path"] == "/metrics":
-            kind, (status, text) = PROMETHEUS, self.metrics()
+            kind, (status, text) = PROMETHEUS, self.exposition()
         else:
             status, text = 404, "there are /health and /metrics\n"
         headers = [(b"content-type", kind), (b"cache-control", b"no-store")]
@@ -63,7 +64,7 @@ class _Status(ABC):
         """Whether connections are welcome."""
 
     @abstractmethod
-    def metrics(self) -> Answer:
+    def exposition(self) -> Answer:
         """Figures, for Prometheus."""
 
 
@@ -77,7 +78,7 @@ class Status(_Status):
         """503 from the moment that it is told to stop."""
         return (503, "stopping\n") if self._server.stopping else (200, "ok\n")
 
-    def metrics(self) -> Answer:
+    def exposition(self) -> Answer:
         """What the server and its application count."""
         server, lag = self._server, loop_lag()
         gauges: dict[str, tuple[str, float]] = {
@@ -100,7 +101,7 @@ class Gathered(_Status):
             return 200, "ok\n"
         return 503, "not all processes serve\n"
 
-    def metrics(self) -> Answer:
+    def exposition(self) -> Answer:
         """Sums over those that answer; counts of a process that has ended are gone."""
         answers = [asked(place, "/metrics") for place in self._places]
         return 200, added_up([text for status, text in answers if status == 200])
@@ -120,11 +121,11 @@ def asked(place: tuple[str, int], path: str) -> Answer:
     return int(head.split()[1]), body.decode()
 
 
-def families(application: object) -> list[Family]:
+def families(application: Application) -> list[Family]:
     """What `application` counts itself, if it does."""
     try:
         with Timeout(ASK_SECONDS):
-            return list(getattr(application, "metrics", list)())
+            return application.metrics()
     except (Exception, Timeout) as error:  # the figures of the server itself must come
         _LOGGER.warning("no metrics from the application: %s", error)
         return []

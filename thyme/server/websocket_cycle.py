@@ -15,7 +15,7 @@ import logging
 import gevent
 from gevent import Timeout
 
-from thyme.asgi import BlockingApplication, Event, Scope
+from thyme.asgi import Application, Event, Scope
 from thyme.config import Config
 from thyme.errors import ApplicationError, Disconnected, ReadCancelled, TooSlow
 from thyme.protocol.head_rules import Header, Refusal
@@ -49,7 +49,7 @@ class Conversation:
         "_heartbeat",
         "_reading",
         "_websocket",
-        "gathers",
+        "coalesce",
         "given_up",
         "status",
         "stream",
@@ -65,19 +65,19 @@ class Conversation:
         self._reading = stream.reader
         self._heartbeat: Heartbeat | None = None
         self._flushing: gevent.Greenlet | None = None
-        stream.on_rest = self._left_a_rest
-        self.gathers = False  # `send`, too, leaves messages to the end of this round of the hub
+        stream.on_backlog = self._left_a_rest
+        self.coalesce = False  # `send`, too, leaves messages to the end of this round of the hub
         self.given_up = False  # as a slow client
         self.status = SWITCHING  # what the handshake was answered with, for the access log
 
-    def run(self, application: BlockingApplication, scope: Scope) -> None:
+    def run(self, application: Application, scope: Scope) -> None:
         """Let the application converse. What it raises is logged, and closes with 1011."""
         if self._websocket.refusal is not None:
             self._refuse(self._websocket.refusal)
             return
         code, refusal = NORMAL, _DENIED
         try:
-            application(scope, self.receive, self.send)
+            application.serve(scope, self)
         except Disconnected:
             pass  # it has learned that nobody listens any more, and has given up
         except Exception:
@@ -135,11 +135,11 @@ class Conversation:
         websocket = self._websocket
         if kind == "websocket.send" and websocket.open:
             websocket.send(event)
-            write = self.stream.gather if self.gathers else self.stream.begin_write
+            write = self.stream.gather if self.coalesce else self.stream.begin_write
             if write(websocket.data_to_send()) or self._keeps():
                 self.stream.work_done()
             else:
-                self.finish_send()
+                self.drain()
         elif websocket.ended or websocket.closing:
             if kind != "websocket.close":  # to close what is closed is no mistake
                 raise Disconnected("the WebSocket is closed")
@@ -157,10 +157,10 @@ class Conversation:
         else:
             raise ApplicationError(f"got {kind!r}, expected a websocket.* event")
 
-    def begin_send(self, event: Event) -> bool:
+    def send_nowait(self, event: Event) -> bool:
         """`send` of a message, for who gives the hub back soon (`Stream.gather`).
 
-        Never blocks; False when `finish_send()` is due.
+        Never blocks; False when `drain()` is due.
         """
         websocket = self._websocket
         if not websocket.open:
@@ -168,15 +168,15 @@ class Conversation:
         websocket.send(event)
         return self.stream.gather(websocket.data_to_send()) or self._keeps()
 
-    def finish_send(self) -> None:
-        """Return when the kernel has taken what `begin_send()` has left."""
+    def drain(self) -> None:
+        """Return when the kernel has taken what `send_nowait()` has left."""
         try:
             self.stream.finish_write()
         except TooSlow:
             self._give_up()
             raise
 
-    def receive_now(self) -> Event | None:
+    def receive_nowait(self) -> Event | None:
         """What `receive()` would give without blocking: an event that is here already."""
         if self._reading.locked() or not (self._connect_due or self._websocket.events):
             return None
@@ -286,7 +286,7 @@ class Conversation:
 
     def _flush_behind(self) -> None:
         try:
-            self.finish_send()
+            self.drain()
         except Disconnected:
             pass  # the next `send` will tell
 

@@ -43,7 +43,7 @@ from django.urls import clear_url_caches, path
 import thyme.loop
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer, ReadyPeer
 from thyme.fastpath import patches
-from thyme.loading import esque
+from thyme.loading import prepare
 
 thyme.loop.install()
 urlpatterns = []
@@ -52,7 +52,7 @@ STOCK = False
 
 def serve(consumer, wrap=lambda inner: inner):
     """The consumer as an esque application, the way that STOCK says."""
-    return esque(ProtocolTypeRouter({"websocket": wrap(consumer.as_asgi())}), stock=STOCK)
+    return prepare(ProtocolTypeRouter({"websocket": wrap(consumer.as_asgi())}), stock=STOCK)
 
 
 def converse(consumer, *texts, **options):
@@ -69,7 +69,7 @@ def converse(consumer, *texts, **options):
 
 def site():
     """Django's pages as an esque application, the way that STOCK says."""
-    return esque(ProtocolTypeRouter({"http": get_asgi_application()}), stock=STOCK)
+    return prepare(ProtocolTypeRouter({"http": get_asgi_application()}), stock=STOCK)
 
 
 def request(url="/", body=b"", **scope):

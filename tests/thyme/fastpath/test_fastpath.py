@@ -391,7 +391,7 @@ def test_context_variables_that_a_handler_sets_are_seen_by_all_later_handlers(wa
 def test_on_the_short_way_no_event_touches_the_loop(ways):
     assert (
         ways.short("""
-        import thyme.loop
+        from thyme.loop.shared import shared_loop
         class Echo(WebsocketConsumer):
             def receive(self, text_data=None, bytes_data=None):
                 self.send(text_data=text_data)
@@ -399,7 +399,7 @@ def test_on_the_short_way_no_event_touches_the_loop(ways):
         peer = Peer(serve(Echo), WEBSOCKET, CONNECT)
         peer.next()
         turns = []
-        loop = thyme.loop.shared_loop()
+        loop = shared_loop()
         once = loop._run_once
         loop._run_once = lambda: (turns.append(1), once())
         for number in range(100):

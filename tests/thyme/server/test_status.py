@@ -10,7 +10,7 @@ import pytest
 
 from tests.thyme.serving import DEADLINE, Browser, HTTPPeer, Peer, echo, eventually, serving
 from thyme.asgi import Receive, Scope, Send
-from thyme.loading import esque
+from thyme.loading import prepare
 from thyme.server.metrics import Family, added_up
 from thyme.server.status import PROMETHEUS, Status
 
@@ -119,7 +119,7 @@ def test_a_channel_layer_adds_its_own_figures(monkeypatch: pytest.MonkeyPatch) -
     async def application(scope: Scope, receive: Any, send: Any) -> None:
         raise NotImplementedError
 
-    with serving(esque(application)) as server:
+    with serving(prepare(application)) as server:
         assert 'tea_waiting{kind="black"} 1\n' in asked(server, "/metrics")[1]
 
 
