@@ -3,6 +3,7 @@
     ThymeError
     ├── ApplicationError     the application sent something HTTP or WebSocket cannot carry
     ├── CertificateUnusable  for TLS; an OSError, too
+    ├── Incompatible         an installed package lacks a name that thyme depends on
     ├── StartupFailed        the application said that it cannot serve
     └── ReadCancelled        somebody ended a wait for bytes (inside the server only)
 
@@ -25,6 +26,10 @@ class CertificateUnusable(ThymeError, OSError):
 
 class StartupFailed(ThymeError):
     """The application's startup failed (`lifespan.startup.failed`); its own message."""
+
+
+class Incompatible(ThymeError):
+    """A name of another package that thyme depends on does not exist in the installed version."""
 
 
 class ReadCancelled(ThymeError):

@@ -30,6 +30,7 @@ from gevent import getcurrent, monkey
 from thyme.loop.executors import OURS, GreenletExecutor
 from thyme.loop.running import RunningLoopContext
 from thyme.loop.selector import HubSelector
+from thyme.replaced import check
 
 Scheduled = tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]
 
@@ -284,8 +285,12 @@ def install() -> None:
     >>> from gevent import monkey; monkey.patch_all()
     >>> import thyme.loop; thyme.loop.install()
 
+    Raises `thyme.errors.Incompatible` when a name of asyncio, gevent or asgiref that the loop
+    depends on has disappeared (`thyme/replaced.py`).
+
     A loop that is created by name, as in `asyncio.SelectorEventLoop()`, stays asyncio's.
     """
+    check("asyncio", "gevent", "asgiref")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.14 deprecates policies, until 3.16
         asyncio.set_event_loop_policy(HubLoopPolicy())
