@@ -139,7 +139,6 @@ def test_only_programs_patch_the_standard_library():
         path for path in files if any(map(is_patching, ast.walk(ast.parse(path.read_text()))))
     }
     programs = {"thyme/__main__.py", "thyme/run.py", "manage.py"}
-    programs.add("thyme/testing.py")  # in a process of its own
     assert {str(path.relative_to(ROOT)) for path in patching} <= programs
 
 
