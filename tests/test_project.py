@@ -29,10 +29,17 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def python_files(folder: Path, pattern: str = "*.py") -> Iterator[Path]:
+    """The files below `folder`, without the copies that JupyterLab and other editors hide there."""
+    for path in folder.rglob(pattern):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
 @cache
 def sources() -> dict[str, Path]:
     """Each module of ours, by its dotted name."""
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    files = [path for package in PACKAGES for path in python_files(ROOT / package)]
     return {module_name(path): path for path in sorted(files)}
 
 
@@ -83,6 +90,13 @@ def within(names: set[str] | frozenset[str], packages: set[str]) -> set[str]:
 
 def modules_of(package: str) -> list[str]:
     return [name for name in sources() if name.partition(".")[0] == package]
+
+
+def test_copies_that_an_editor_hides_are_not_sources(tmp_path):
+    for place in ("a.py", ".ipynb_checkpoints/a-checkpoint.py", "b/.ipynb_checkpoints/c.py"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    assert list(python_files(tmp_path)) == [tmp_path / "a.py"]
 
 
 # --- the arrows of the design -------------------------------------------------------------
@@ -140,7 +154,6 @@ def test_only_programs_patch_the_standard_library():
         path for path in files if any(map(is_patching, ast.walk(ast.parse(path.read_text()))))
     }
     programs = {"thyme/__main__.py", "thyme/run.py", "manage.py"}
-    programs.add("thyme/testing.py")  # in a process of its own
     assert {str(path.relative_to(ROOT)) for path in patching} <= programs
 
 
@@ -216,6 +229,6 @@ def test_the_readme_shows_the_gunicorn_configuration_that_is_tested():
 
 def test_each_test_that_the_readme_names_exists():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
-    texts = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    texts = [path.read_text() for path in python_files(ROOT / "tests", "test_*.py")]
     assert {name for name in named if not any(f"def {name}(" in text for text in texts)} == set()
     assert named
