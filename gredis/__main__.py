@@ -15,7 +15,7 @@ import gevent
 
 from gredis.errors import GredisError
 from gredis.hub.server import HubServer
-from gredis.location import HUB_PORT, shown
+from gredis.location import HUB_PORT, redact_url
 from gredis.status import read, table
 
 CLEAR = "\x1b[H\x1b[2J"
@@ -65,7 +65,7 @@ def _status(options: argparse.Namespace) -> int:
         if options.every is None:
             sys.stdout.write(f"{shows}\n")
             return 0
-        sys.stdout.write(f"{CLEAR}{shown(options.url)}, every {options.every} s\n\n{shows}\n")
+        sys.stdout.write(f"{CLEAR}{redact_url(options.url)}, every {options.every} s\n\n{shows}\n")
         sys.stdout.flush()
         gevent.sleep(options.every)
 

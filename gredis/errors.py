@@ -3,9 +3,9 @@
 GredisError
 ├── BadName            a name that cannot be a channel's, a group's or a queue's
 ├── MessageTooLarge    a message above the limit of the crossbar
-├── Unreachable        Redis did not answer within the patience of the caller
+├── Unreachable        Redis did not answer within the timeout of the caller
 ├── RedisRefused       Redis answered with an error (no memory, no permission, …)
-├── Sealed             an encrypted message that none of our keys opens
+├── DecryptionFailed             an encrypted message that none of our keys opens
 ├── Closed             the crossbar of this process has been closed
 ├── Gone               the process that an address belongs to is no longer there
 └── Full               an inbox or a queue holds as many messages as it may
@@ -25,14 +25,14 @@ class MessageTooLarge(GredisError, ValueError):
 
 
 class Unreachable(GredisError, ConnectionError):
-    """Redis did not answer within the patience of the caller."""
+    """Redis did not answer within the timeout of the caller."""
 
 
 class RedisRefused(GredisError):
     """Redis answered with an error: no memory left, no permission, …"""
 
 
-class Sealed(GredisError):
+class DecryptionFailed(GredisError):
     """A message that none of our keys opens, or one that is not encrypted where it should be."""
 
 

@@ -53,7 +53,7 @@ class Location:
     tls: dict[str, Any] | None = None
     sentinels: tuple[tuple[str, int], ...] = ()
     master: str = ""
-    shown: str = ""
+    display_url: str = ""
 
     def at(self, host: str, port: int) -> Location:
         """The same Redis at another address."""
@@ -81,14 +81,18 @@ def locate(url: str) -> Location:
     """The location that `url` names; raises `GredisError` when it names none."""
     parts = urlsplit(url)
     if parts.scheme == "tcp":
-        return Location("tcp", parts.hostname or "localhost", parts.port or HUB_PORT, shown=url)
+        return Location(
+            "tcp", parts.hostname or "localhost", parts.port or HUB_PORT, display_url=url
+        )
     if parts.scheme == "sentinel":
         return _sentinel(url)
     try:
         options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError as error:
-        raise GredisError(f"got {shown(url)!r}, expected a URL of Redis or of a hub") from error
-    return _location(parts.scheme, options, shown(url))
+        raise GredisError(
+            f"got {redact_url(url)!r}, expected a URL of Redis or of a hub"
+        ) from error
+    return _location(parts.scheme, options, redact_url(url))
 
 
 def _location(scheme: str, options: dict[str, Any], text: str) -> Location:
@@ -103,7 +107,7 @@ def _location(scheme: str, options: dict[str, Any], text: str) -> Location:
         int(options.get("db") or 0),
         options.get("client_name"),
         encrypted if scheme == "rediss" else None,
-        shown=text,
+        display_url=text,
     )
 
 
@@ -112,7 +116,9 @@ def _sentinel(url: str) -> Location:
     login, _, hosts = parts.netloc.rpartition("@")
     database = parts.path.strip("/").partition("/")
     if not database[0]:
-        raise GredisError(f"got {shown(url)!r}, expected sentinel://host:port,…/name-of-master")
+        raise GredisError(
+            f"got {redact_url(url)!r}, expected sentinel://host:port,…/name-of-master"
+        )
     scheme = "rediss" if "tls=1" in parts.query else "redis"
     login = f"{login}@" if login else ""
     like = f"{scheme}://{login}master/{database[2] or 0}?{parts.query}"
@@ -121,11 +127,11 @@ def _sentinel(url: str) -> Location:
     for each in hosts.split(","):
         host, _, port = each.partition(":")
         sentinels.append((host, int(port or SENTINEL_PORT)))
-    found = _location(scheme, options, shown(url))
+    found = _location(scheme, options, redact_url(url))
     return replace(found, scheme="sentinel", sentinels=tuple(sentinels), master=database[0])
 
 
-def shown(url: str) -> str:
+def redact_url(url: str) -> str:
     """A URL without its password, for messages."""
     head, at, tail = url.rpartition("@")
     return f"{head.partition('://')[0]}://…@{tail}" if at else url

@@ -1,4 +1,4 @@
-"""The crossbar: what one process knows, and how a letter finds its receivers there.
+"""The crossbar: what one process knows, and how a message finds its receivers there.
 
 *Local truth*: who is in which group is known by the process that holds the members. The other side
 of the wire only knows "this process wants group G", and is told when the first member joins and the
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from gredis.messages import Kind, Letter
+from gredis.messages import Kind, Message
 from gredis.names import Address, new_inbox, new_local
 
 Receiver = Callable[[bytes], None]
@@ -26,7 +26,7 @@ Acknowledge = Callable[[Address, list[str]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class Registration:
     """All that the other side of the wire must know of a process."""
 
     inbox: str
@@ -36,7 +36,7 @@ class Announcement:
 
 @dataclass(slots=True)
 class Counters:
-    """How many letters this process has received, and what became of them."""
+    """How many messages this process has received, and what became of them."""
 
     received: int = 0
     delivered: int = 0
@@ -46,18 +46,18 @@ class Counters:
 
 @dataclass(slots=True)
 class Queue:
-    """A queue that this process takes from: its receiver, and how many letters it has room for."""
+    """A queue that this process takes from: its receiver, and how many messages it has room for."""
 
     receiver: Receiver
     room: int
 
 
 @dataclass(slots=True)
-class Crossbar:
+class Router:
     """The receivers, groups and queues of one process.
 
-    `sent` is, while letters are delivered, when the present one was sent: milliseconds of our
-    clock. `acknowledge` is called with the sender and the members reached when a letter
+    `sent_at` is, while messages are delivered, when the present one was sent: milliseconds of our
+    clock. `acknowledge` is called with the sender and the members reached when a message
     asks to be told as soon as they all have room for another (back-pressure).
     """
 
@@ -69,7 +69,7 @@ class Crossbar:
     _queues: dict[str, Queue] = field(default_factory=dict)
     _watchers: dict[str, dict[Watcher, None]] = field(default_factory=dict)
     _loss_watchers: list[LossWatcher] = field(default_factory=list)
-    sent: int = 0
+    sent_at: int = 0
     acknowledge: Acknowledge = lambda sender, members: None
 
     def add(self, receiver: Receiver, local: str | None = None) -> Address:
@@ -119,25 +119,25 @@ class Crossbar:
         del self._groups[group]
         return True
 
-    def wants(self, group: str) -> bool:
+    def has_members(self, group: str) -> bool:
         """Whether the group has a member here."""
         return group in self._groups
 
-    def take(self, queue: str, receiver: Receiver, room: int) -> None:
-        """Take letters from a queue, at most `room` that have not been given back."""
+    def consume(self, queue: str, receiver: Receiver, room: int) -> None:
+        """Take messages from a queue, at most `room` that have not been given back."""
         self._queues[queue] = Queue(receiver, room)
 
-    def used(self, queue: str) -> None:
-        """A letter of the queue has come: one place less."""
+    def _use_room(self, queue: str) -> None:
+        """A message of the queue has come: one place less."""
         if queue in self._queues:
             self._queues[queue].room -= 1
 
-    def given_back(self, queue: str) -> None:
+    def task_done(self, queue: str) -> None:
         """What came from the queue has been dealt with: one place more."""
         if queue in self._queues:
             self._queues[queue].room += 1
 
-    def untake(self, queue: str) -> None:
+    def stop_consuming(self, queue: str) -> None:
         """Take from the queue no longer."""
         self._queues.pop(queue, None)
 
@@ -152,47 +152,47 @@ class Crossbar:
         if not watchers:
             self._watchers.pop(inbox, None)
 
-    def found_gone(self, inbox: str) -> None:
+    def on_process_gone(self, inbox: str) -> None:
         """Tell the watchers of an inbox that its process is dead."""
         for watcher in self._watchers.pop(inbox, {}):
             watcher(inbox)
 
     def watch_losses(self, watcher: LossWatcher) -> None:
-        """Call `watcher` when letters for this process were lost: how many, None if unknown."""
+        """Call `watcher` when messages for this process were lost: how many, None if unknown."""
         self._loss_watchers.append(watcher)
 
-    def lose(self, count: int | None) -> None:
-        """Letters for this process were lost on their way."""
+    def on_loss(self, count: int | None) -> None:
+        """Messages for this process were lost on their way."""
         self.counters.lost += count or 0
         for watcher in self._loss_watchers:
             watcher(count)
 
-    def announcement(self, ours: Callable[[str], bool] = lambda name: True) -> Announcement:
+    def registration(self, ours: Callable[[str], bool] = lambda name: True) -> Registration:
         """What to tell the other side after connecting, first and every time.
 
         `ours` says of a group's or a queue's name whether it belongs to that side, when there are
         several.
         """
         queues = {name: queue.room for name, queue in self._queues.items() if ours(name)}
-        return Announcement(self.inbox, [group for group in self._groups if ours(group)], queues)
+        return Registration(self.inbox, [group for group in self._groups if ours(group)], queues)
 
     def deliver(self, wire: bytes, sent: int = 0) -> None:
-        """Route one letter that has reached this process, `sent` then, to its receivers."""
-        letter = Letter.decode(wire)
+        """Route one message that has reached this process, `sent` then, to its receivers."""
+        message = Message.decode(wire)
         self.counters.received += 1
-        self.sent = sent
-        if letter.kind is Kind.GONE:
-            self.found_gone(letter.name)
-        elif letter.kind is Kind.FLUSH:
+        self.sent_at = sent
+        if message.kind is Kind.GONE:
+            self.on_process_gone(message.name)
+        elif message.kind is Kind.FLUSH:
             self._groups.clear()
             self._joined.clear()
-        elif letter.kind is Kind.PATIENT:
-            sender, _, group = letter.name.partition(" ")
+        elif message.kind is Kind.CONFIRMED:
+            sender, _, group = message.name.partition(" ")
             members = list(self._groups.get(group, ()))
-            self._hand_out(letter.body, self._present(members))
+            self._hand_out(message.body, self._present(members))
             self.acknowledge(Address.parse(sender), members)
         else:
-            self._hand_out(letter.body, self._receivers(letter))
+            self._hand_out(message.body, self._receivers(message))
 
     def _hand_out(self, body: bytes, receivers: list[Receiver]) -> None:
         for receiver in receivers:
@@ -204,12 +204,12 @@ class Crossbar:
     def _present(self, members: Iterable[str]) -> list[Receiver]:
         return [self._locals[local] for local in members if local in self._locals]
 
-    def _receivers(self, letter: Letter) -> list[Receiver]:
-        if letter.kind is Kind.MULTICAST:
-            return self._present(self._groups.get(letter.name, ()))
-        if letter.kind is Kind.ANYCAST:
-            self.used(letter.name)
-            queue = self._queues.get(letter.name)
+    def _receivers(self, message: Message) -> list[Receiver]:
+        if message.kind is Kind.MULTICAST:
+            return self._present(self._groups.get(message.name, ()))
+        if message.kind is Kind.ANYCAST:
+            self._use_room(message.name)
+            queue = self._queues.get(message.name)
             return [queue.receiver] if queue is not None else []
-        receiver = self._locals.get(letter.name)
+        receiver = self._locals.get(message.name)
         return [receiver] if receiver is not None else []

@@ -15,14 +15,14 @@ from typing import Any
 import hiredis
 
 
-def ask(name: str) -> bytes:
+def encode_query(name: str) -> bytes:
     """What to send to a sentinel."""
     command: tuple[Any, ...] = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
     asked: bytes = hiredis.pack_command(command)
     return asked
 
 
-def master(answer: bytes, name: str) -> tuple[str, int]:
+def decode_answer(answer: bytes, name: str) -> tuple[str, int]:
     """Host and port in a sentinel's answer; `ConnectionError` when there are none."""
     reader = hiredis.Reader()
     reader.feed(answer)

@@ -1,16 +1,16 @@
 """The session: what one process has asked of one host, and what is still owed. No I/O.
 
 Both drivers use it, so that policy stands in one place: which bytes go out next, whose reply has
-come, which letters are new, what to send again after a connection was cut, who seems to be dead.
+come, which messages are new, what to send again after a connection was cut, who seems to be dead.
 
 A driver connects and then says so (`connected()`); hands over what it receives (`receive()`);
 writes `to_send()` whenever `wake` is called; and says that the connection is lost
 (`disconnected()`). What goes over the wire:
 
-    handshake ►  announce ►  fetch ►  calls ►            ◄ replies, in order   ◄ letters, any time
+    handshake ►  announce ►  fetch ►  calls ►            ◄ replies, in order   ◄ messages, any time
 
-*Announce* says all that this process wants, each time. *Fetch* asks for letters that were missed;
-until they have come, pushed letters are ignored: they are among those. Letters are numbered, so
+*Announce* says all that this process wants, each time. *Fetch* asks for messages that were missed;
+until they have come, pushed messages are ignored: they are among those. Messages are numbered, so
 none is delivered twice, and a gap says how many were lost because the inbox was full. Calls are
 numbered, too: what the other side says was carried out before the cut is not sent again.
 
@@ -24,10 +24,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-from gredis.carriers.base import ERROR, LETTER, Carrier, Incoming
+from gredis.carriers.base import ERROR, MESSAGE, Carrier, Incoming
 from gredis.errors import GredisError, RedisRefused
 from gredis.messages import pack
-from gredis.router import Crossbar
+from gredis.router import Router
 
 log = logging.getLogger("gredis")
 
@@ -38,15 +38,15 @@ GRACE = 0.5
 """Seconds a process may be cut off before it is taken for dead: more than it needs to come back."""
 
 FETCH_BATCH = 512
-"""Letters fetched at once: enough to catch up quickly, few enough to let others run in between."""
+"""Messages fetched at once: enough to catch up quickly, few enough to let others run in between."""
 
 FETCH_BYTES = 1024 * 1024
-"""About so many bytes of letters are fetched at once, at least one letter."""
+"""About so many bytes of messages are fetched at once, at least one message."""
 
 TRIM_AFTER = 256
-"""Letters seen before the other side is told to free them: one command for so many letters."""
+"""Messages seen before the other side is told to free them: one command for so many messages."""
 
-UNKNOWN: dict[str, Any] = {"multicast": [0, 0], "anycast": b"WAITING", "take": 0}
+LOST_REPLIES: dict[str, Any] = {"multicast": [0, 0], "anycast": b"WAITING", "consume": 0}
 """Replies to calls that were carried out although their real reply was lost; else OK."""
 
 WRITE_BYTES = 256 * 1024
@@ -80,7 +80,7 @@ class Call:
 
 
 class Session:
-    """The calls and letters of one process, at one host.
+    """The calls and messages of one process, at one host.
 
     `new_reply` makes the driver's kind of future; `wake` is called when there is something to
     write; `suspect` with the inbox of a process that seems to be dead: `confirm` it after `GRACE`;
@@ -90,7 +90,7 @@ class Session:
 
     def __init__(
         self,
-        core: Crossbar,
+        router: Router,
         carrier: Carrier,
         *,
         new_reply: Callable[[], Any],
@@ -100,12 +100,12 @@ class Session:
         capacity: int = 10_000,
         now: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.core = core
+        self.router = router
         self.carrier = carrier
         self.ready = False
         self._new_reply = new_reply
         self._wake = wake
-        self._suspect = suspect
+        self._schedule_probe = suspect
         self._ours = ours
         self._now = now
         self._ahead = 0  # milliseconds that the other side's clock is ahead of ours
@@ -136,7 +136,7 @@ class Session:
         self._unsent.appendleft(Call(0, None, script, arguments))
 
     @property
-    def owes(self) -> bool:
+    def has_pending_calls(self) -> bool:
         """Whether somebody waits for a reply."""
         return bool(self._unsent or self._unanswered)
 
@@ -160,27 +160,27 @@ class Session:
             call.fail(error)
         self._unsent.clear()
 
-    def confirm(self, inbox: str) -> Any:
+    def probe(self, inbox: str) -> Any:
         """Ask whether a suspect, `GRACE` seconds after it was one, is dead: OK, ABSENT or GONE."""
         # Clocks tick in milliseconds, timers do not.
-        return self.call("confirm", inbox, int(900 * GRACE))
+        return self.call("probe", inbox, int(900 * GRACE))
 
     # -- the connection
 
     def connected(self) -> None:
         """There is a connection: greet."""
         commands = self.carrier.handshake()
-        self._greetings = self.carrier.answers(commands) + 1
+        self._greetings = self.carrier.count_replies(commands) + 1
         self._decoder = self.carrier.decoder()
-        wanted = self.core.announcement(self._ours)
+        wanted = self.router.registration(self._ours)
         # Their room is counted in `queues` already, and may have been added there or not.
         takes = [
             (call.number, *call.arguments[:2])
             for call in [*self._unanswered, *self._unsent]
-            if call.script == "take" and call.number and not call.reply.done()
+            if call.script == "consume" and call.number and not call.reply.done()
         ]
         packed = pack({"groups": wanted.groups, "queues": wanted.queues, "takes": takes})
-        commands.append(self.carrier.call("announce", 0, packed, self._last, self._told))
+        commands.append(self.carrier.call("register", 0, packed, self._last, self._told))
         self._greeting = self.carrier.encode(commands)
         self._catching_up = True
         self._wake()
@@ -201,7 +201,7 @@ class Session:
         for incoming in self._decoder.feed(received):
             if incoming[0] is ERROR and incoming[1].startswith(TRANSIENT):
                 raise ConnectionResetError(incoming[1])
-            if incoming[0] is LETTER:
+            if incoming[0] is MESSAGE:
                 if not self._catching_up:
                     self._letter(*incoming[1])
             elif self._greetings:
@@ -233,18 +233,18 @@ class Session:
         ]
         for call in self._unanswered:
             if 0 < call.number <= carried_out:
-                call.settle(UNKNOWN.get(call.script, b"OK"))
+                call.settle(LOST_REPLIES.get(call.script, b"OK"))
         self._unanswered.clear()
         self._unsent.extendleft(reversed(again))
-        for queue in self.core.announcement(self._ours).queues:  # something may wait there
-            self._call_ourselves("take", queue, 0, 1_000_000)
+        for queue in self.router.registration(self._ours).queues:  # something may wait there
+            self._call_ourselves("consume", queue, 0, 1_000_000)
         self._fetch()
         self.ready = True
         if forgotten:
             log.warning("the other side of the crossbar had forgotten this process for a while")
-            self.core.lose(None)
+            self.router.on_loss(None)
         for inbox in absent:
-            self._suspect(inbox.decode())
+            self._schedule_probe(inbox.decode())
         self._wake()
 
     def _answered(self, incoming: Incoming) -> None:
@@ -255,7 +255,7 @@ class Session:
             call.fail(RedisRefused(f"{call.script!r} was refused: {value}"))
             return
         if value == b"DONE":
-            call.settle(UNKNOWN.get(call.script, b"OK"))
+            call.settle(LOST_REPLIES.get(call.script, b"OK"))
             return
         call.settle(value)
         follow_up = self._FOLLOW_UPS.get(call.script)
@@ -264,27 +264,27 @@ class Session:
 
     def _after_unicast(self, call: Call, reply: Any) -> None:
         if reply == b"ABSENT":
-            self._suspect(call.arguments[0])
+            self._schedule_probe(call.arguments[0])
 
     def _after_multicast(self, call: Call, reply: Any) -> None:
         for inbox in reply[2:]:
-            self._suspect(inbox.decode())
+            self._schedule_probe(inbox.decode())
 
-    def _after_confirm(self, call: Call, reply: Any) -> None:
+    def _after_probe(self, call: Call, reply: Any) -> None:
         if reply == b"GONE":
-            self.core.found_gone(call.arguments[0])
+            self.router.on_process_gone(call.arguments[0])
         elif reply == b"ABSENT":  # it was there for a moment in between
-            self._suspect(call.arguments[0])
+            self._schedule_probe(call.arguments[0])
 
-    # -- letters
+    # -- messages
 
     def _fetch(self) -> None:
         self._call_ourselves("fetch", self._last, FETCH_BATCH, FETCH_BYTES)
 
     def _after_fetch(self, call: Call, reply: Any) -> None:
-        more, *letters = reply
-        for place in range(0, len(letters), 3):
-            self._letter(*letters[place : place + 3])
+        more, *messages = reply
+        for place in range(0, len(messages), 3):
+            self._letter(*messages[place : place + 3])
         if more:
             self._fetch()
             self._wake()
@@ -292,9 +292,9 @@ class Session:
             self._catching_up = False
 
     def _after_trim(self, call: Call, reply: Any) -> None:
-        # Replies and letters come in one order: what has not come by now will not come.
+        # Replies and messages come in one order: what has not come by now will not come.
         if not self._catching_up and reply > self._last:
-            self.core.lose(reply - self._last)
+            self.router.on_loss(reply - self._last)
             self._last = reply
 
     def _letter(self, number: int, sent: int, wire: bytes) -> None:
@@ -304,16 +304,16 @@ class Session:
         self._last = number
         self._untrimmed += 1
         if missing:
-            self.core.lose(missing)
+            self.router.on_loss(missing)
         try:
-            self.core.deliver(wire, sent - self._ahead)
+            self.router.deliver(wire, sent - self._ahead)
         except Exception:
-            log.exception("a letter could not be delivered")
+            log.exception("a message could not be delivered")
 
     _FOLLOW_UPS: ClassVar[dict[str, Callable[..., None]]] = {
         "unicast": _after_unicast,
         "multicast": _after_multicast,
-        "confirm": _after_confirm,
+        "probe": _after_probe,
         "fetch": _after_fetch,
         "trim": _after_trim,
     }

@@ -16,23 +16,23 @@ from typing import Any
 from gredis.client import Urls
 from gredis.drivers.gevent import GeventCrossbar
 
-Family = tuple[str, str, str, Mapping[str, float]]
+MetricFamily = tuple[str, str, str, Mapping[str, float]]
 """A metric: name, "counter" or "gauge", what it is, and its values by their labels."""
 
 _COUNTED = {
-    "received": "Letters that came to this process",
+    "received": "Messages that came to this process",
     "delivered": "Deliveries to receivers of this process",
-    "dropped": "Letters that nobody in this process was meant by",
-    "lost": "Letters that were sent while this process's inbox was full",
+    "dropped": "Messages that nobody in this process was meant by",
+    "lost": "Messages that were sent while this process's inbox was full",
 }
 
 
 @dataclass(frozen=True)
 class InboxFigures:
-    """One process: is it there, letters kept, ms the oldest is old, letters ever, dropped ever.
+    """One process: is it there, messages kept, ms the oldest is old, messages ever, dropped ever.
 
     Up to `session.TRIM_AFTER` of those kept it has read already: they are freed together. So many
-    old letters of a quiet process mean nothing; more, and growing, mean that it does not read.
+    old messages of a quiet process mean nothing; more, and growing, mean that it does not read.
     """
 
     name: str
@@ -45,7 +45,7 @@ class InboxFigures:
 
 @dataclass(frozen=True)
 class QueueFigures:
-    """One queue: processes that take from it, room they have, letters waiting, ms of the oldest."""
+    """One queue: processes that take from it, room they have, messages waiting, ms of the oldest."""
 
     name: str
     takers: int
@@ -71,16 +71,16 @@ class Figures:
     groups: list[GroupFigures] = field(default_factory=list)
 
 
-def read(url: Urls, prefix: str = "gredis", *, patience: float = 5.0) -> Figures:
+def read(url: Urls, prefix: str = "gredis", *, timeout: float = 5.0) -> Figures:
     """The figures at `url`; raises `Unreachable`. Works with any driver's processes."""
-    crossbar = GeventCrossbar(url, prefix, patience=patience)
+    crossbar = GeventCrossbar(url, prefix, timeout=timeout)
     try:
-        return of(crossbar)
+        return read_from(crossbar)
     finally:
         crossbar.close()
 
 
-def of(crossbar: GeventCrossbar) -> Figures:
+def read_from(crossbar: GeventCrossbar) -> Figures:
     """The figures as a crossbar that is there already sees them, without its own inbox."""
     figures = Figures()
     for reply in crossbar.status():
@@ -93,18 +93,18 @@ def of(crossbar: GeventCrossbar) -> Figures:
     return figures
 
 
-def metrics(crossbar: GeventCrossbar) -> list[Family]:
-    """Figures for Prometheus: what became of this process's letters, and what waits in queues.
+def metrics(crossbar: GeventCrossbar) -> list[MetricFamily]:
+    """Figures for Prometheus: what became of this process's messages, and what waits in queues.
 
     Those of the queues are the same in every process. Raises `Unreachable`.
     """
-    counters = crossbar.core.counters
-    found: list[Family] = [
-        (f"gredis_letters_{name}_total", "counter", meaning, {"": getattr(counters, name)})
+    counters = crossbar.router.counters
+    found: list[MetricFamily] = [
+        (f"gredis_messages_{name}_total", "counter", meaning, {"": getattr(counters, name)})
         for name, meaning in _COUNTED.items()
     ]
-    waiting = {f'queue="{each.name}"': each.waiting for each in of(crossbar).queues}
-    return [*found, ("gredis_queue_waiting", "gauge", "Letters that wait in a queue", waiting)]
+    waiting = {f'queue="{each.name}"': each.waiting for each in read_from(crossbar).queues}
+    return [*found, ("gredis_queue_waiting", "gauge", "Messages that wait in a queue", waiting)]
 
 
 def table(figures: Figures) -> str:

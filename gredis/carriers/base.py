@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeAlias
 
-REPLY, ERROR, LETTER = "reply", "error", "letter"
-"""What comes over a wire: the answer to a call, in order; or a letter, whenever there is one."""
+REPLY, ERROR, MESSAGE = "reply", "error", "message"
+"""What comes over a wire: the answer to a call, in order; or a message, whenever there is one."""
 
 
 Command: TypeAlias = tuple[Any, ...]
 
 
 Incoming: TypeAlias = tuple[str, Any]
-"""One of them with its value; a letter's is (number, milliseconds, letter)."""
+"""One of them with its value; a message's is (number, milliseconds, message)."""
 
 
 class Carrier(Protocol):
@@ -21,7 +21,7 @@ class Carrier(Protocol):
     def handshake(self) -> list[Command]:
         """What to send first."""
 
-    def answers(self, commands: list[Command]) -> int:
+    def count_replies(self, commands: list[Command]) -> int:
         """How many answers the handshake has."""
 
     def call(self, script: str, number: int, *arguments: Any) -> Command:

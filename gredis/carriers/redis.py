@@ -3,9 +3,9 @@
 Every key that we use (`P` is the prefix, "gredis" unless configured):
 
     key              type    what                                               goes when
-    P:inbox:INBOX    stream  letters for one process, in field m; ids are       it departs; 60 s
+    P:inbox:INBOX    stream  messages for one process, in field m; ids are       it departs; 60 s
                              NUMBER-MILLISECONDS, numbered without gaps         after its death
-    P:state:INBOX    hash    seq: number of its last letter; dropped: letters   with its inbox
+    P:state:INBOX    hash    seq: number of its last message; dropped: messages   with its inbox
                              that found it full; call: number of its last
                              call that was carried out; announced: number of
                              the announcement that told of the last loss,
@@ -15,10 +15,10 @@ Every key that we use (`P` is the prefix, "gredis" unless configured):
     P:known          set     inboxes of all processes                           empty
     P:group:G        set     inboxes of processes with members of G             empty
     P:queue:Q        zset    inboxes that take from Q; score: minus their room  empty
-    P:waiting:Q      list    "MILLISECONDS LETTER" for which nobody has room    empty; expiry
+    P:waiting:Q      list    "MILLISECONDS MESSAGE" for which nobody has room    empty; expiry
 
 and one pub/sub channel, `P:here:INBOX`. A process is alive as long as it is subscribed to its own,
-and each letter is pushed there the moment it is stored: nobody reads, nobody polls, a letter costs
+and each message is pushed there the moment it is stored: nobody reads, nobody polls, a message costs
 one command in all. The stream is what makes pushes safe: after a cut connection a process fetches
 what it has missed, and the numbers tell what it has seen already.
 
@@ -42,7 +42,7 @@ from typing import Any
 
 import hiredis
 
-from gredis.carriers.base import ERROR, LETTER, REPLY, Command, Incoming
+from gredis.carriers.base import ERROR, MESSAGE, REPLY, Command, Incoming
 from gredis.errors import GredisError
 
 
@@ -96,7 +96,7 @@ class RedisCarrier:
         loads = [("SCRIPT", "LOAD", script.text) for script in scripts().values()]
         return [*commands, *loads, ("SUBSCRIBE", self.here)]
 
-    def answers(self, commands: list[Command]) -> int:
+    def count_replies(self, commands: list[Command]) -> int:
         """How many answers these commands of the handshake have."""
         return sum(command[0] != "SUBSCRIBE" for command in commands)
 
@@ -133,7 +133,7 @@ class Decoder:
             if isinstance(found, hiredis.PushNotification):
                 if found[0] == b"message":
                     number, sent, wire = found[2].split(b" ", 2)
-                    yield LETTER, (int(number), int(sent), wire)
+                    yield MESSAGE, (int(number), int(sent), wire)
             elif isinstance(found, hiredis.ReplyError):
                 yield ERROR, str(found)
             else:

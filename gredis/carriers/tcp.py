@@ -2,7 +2,7 @@
 
     frame       length (4 bytes, big-endian, of what follows)   MessagePack array
     to the hub  [prefix, inbox, number, script, argument, …]
-    from it     ["reply", value]   ["error", text]   ["letter", number, milliseconds, letter]
+    from it     ["reply", value]   ["error", text]   ["message", number, milliseconds, message]
 
 The calls and their replies are those of the scripts of the Redis carrier; the hub (`hub/state.py`)
 does in Python what they do in Lua. Bytes stay bytes, text stays text. There is no encryption and no
@@ -20,17 +20,17 @@ from typing import Any
 
 import msgpack
 
-from gredis.carriers.base import ERROR, LETTER, REPLY, Command, Incoming
+from gredis.carriers.base import ERROR, MESSAGE, REPLY, Command, Incoming
 from gredis.errors import GredisError
-from gredis.messages import MAX_LETTER
+from gredis.messages import MAX_MESSAGE_BYTES
 
-VERSION = 1
+VERSION = 2
 """Of the frames."""
 
 LENGTH = struct.Struct(">I")
 
-MAX_FRAME = 4 * MAX_LETTER
-"""Bytes of a frame that is taken: a batch of fetched letters may be long, above it is noise."""
+MAX_FRAME = 4 * MAX_MESSAGE_BYTES
+"""Bytes of a frame that is taken: a batch of fetched messages may be long, above it is noise."""
 
 
 def frame(content: Any) -> bytes:
@@ -79,7 +79,7 @@ class TcpCarrier:
         """What to send first: from now on this connection says that the process lives."""
         return [self.call("hello", 0, VERSION)]
 
-    def answers(self, commands: list[Command]) -> int:
+    def count_replies(self, commands: list[Command]) -> int:
         """How many answers the handshake has."""
         return len(commands)
 
@@ -105,7 +105,7 @@ class Decoder:
     def feed(self, received: bytes) -> Iterator[Incoming]:
         """What is complete with these bytes."""
         for kind, *values in self._frames.feed(received):
-            if kind == LETTER:
-                yield LETTER, tuple(values)
+            if kind == MESSAGE:
+                yield MESSAGE, tuple(values)
             else:
                 yield (ERROR if kind == ERROR else REPLY), values[0]

@@ -2,13 +2,13 @@
 
     put ──► posts, each with its age ──► take, wait      full: dropped and counted
                      │
-                     └─ below half: tell patient senders that there is room again
+                     └─ below half: tell waiting senders that there is room again
 
 This is the second of two levels of capacity: a channel that nobody reads drops its own messages,
 here, and does not fill the inbox of its whole process. Messages older than the layer's `expiry` are
 dropped when they are taken out.
 
-A `Post` is a message that has come, shared by all channels that it is for: it is decrypted and
+A `ReceivedMessage` is a message that has come, shared by all channels that it is for: it is decrypted and
 unpacked once, whatever the number of members.
 
 No I/O; asyncio is used for its futures. Read next: `channels/layer.py`.
@@ -23,9 +23,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from gredis.channels.encryption import Seal
+from gredis.channels.encryption import Cipher
 from gredis.messages import unpack
-from gredis.router import Crossbar
+from gredis.router import Router
 
 Message = dict[str, Any]
 
@@ -33,22 +33,22 @@ UNCHANGEABLE = frozenset({str, bytes, int, float, bool, type(None)})
 """Types whose values may be shared: nobody can change what another receives."""
 
 
-class Post:
+class ReceivedMessage:
     """A packed message and when it was sent, in milliseconds of our clock."""
 
-    __slots__ = ("__weakref__", "_plain", "_seal", "age", "letter", "sent")
+    __slots__ = ("__weakref__", "_plain", "_seal", "age", "body", "sent")
 
-    def __init__(self, letter: bytes, sent: int) -> None:
-        self.letter = letter
+    def __init__(self, body: bytes, sent: int) -> None:
+        self.body = body
         self.sent = sent
         self.age = _now() - sent  # when it came
-        self._seal: Seal | None = None
+        self._seal: Cipher | None = None
         self._plain: Message | bytes = b""
 
-    def message(self, seal: Seal) -> Message:
-        """The message, for its receiver to do with as it likes; raises `Sealed`."""
+    def decode(self, seal: Cipher) -> Message:
+        """The message, for its receiver to do with as it likes; raises `DecryptionFailed`."""
         if self._seal is not seal:
-            self._plain = seal.open(self.letter)
+            self._plain = seal.decrypt(self.body)
             self._seal = seal
         if isinstance(self._plain, dict):
             return self._plain.copy()
@@ -59,17 +59,17 @@ class Post:
         return message
 
 
-class Posts:
-    """Makes posts: one for all channels that the same letter is put into."""
+class MessageCache:
+    """Makes posts: one for all channels that the same message is put into."""
 
     def __init__(self) -> None:
-        self._last: Callable[[], Post | None] = lambda: None
+        self._last: Callable[[], ReceivedMessage | None] = lambda: None
 
-    def of(self, letter: bytes, sent: int) -> Post:
-        """The post of a letter that is delivered at the moment."""
+    def get(self, body: bytes, sent: int) -> ReceivedMessage:
+        """The post of a message that is delivered at the moment."""
         post = self._last()
-        if post is None or post.letter is not letter:
-            post = Post(letter, sent)
+        if post is None or post.body is not body:
+            post = ReceivedMessage(body, sent)
             self._last = weakref.ref(post)
         return post
 
@@ -87,23 +87,23 @@ class Channel:
         name: str,
         capacity: int,
         expiry: float,
-        core: Crossbar,
-        posts: Posts,
+        router: Router,
+        posts: MessageCache,
         on_drop: Callable[[str], None],
         tells: bool = False,
     ) -> None:
         self.name = name
         self.capacity = capacity
         self.expiry = expiry
-        self.posts: deque[Post] = deque()
-        self.waiting: deque[asyncio.Future[Post | None]] = deque()
+        self.posts: deque[ReceivedMessage] = deque()
+        self.waiting: deque[asyncio.Future[ReceivedMessage | None]] = deque()
         self.notify: Callable[[], None] | None = None
         self.promised = 0  # messages sent from here that have not come yet
         self.lost = 0
         self.loss_unknown = False
         self.owner: Callable[[], asyncio.Task[Any] | None] = lambda: None
         self.ends_with_owner = False
-        self._core = core
+        self._router = router
         self._posts = posts
         self._tells = tells
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -124,13 +124,13 @@ class Channel:
             self.lost += 1
             self.on_drop(self.name)
             return
-        post = self._posts.of(body, self._core.sent)
+        post = self._posts.get(body, self._router.sent_at)
         if self.waiting and self._hand_over(post):
             return
         self.posts.append(post)
         self._wake()
 
-    def _hand_over(self, post: Post) -> bool:
+    def _hand_over(self, post: ReceivedMessage) -> bool:
         """Give a message that has just come to the one who waits; not if there is more to it."""
         if self._threadsafe is not None or self.posts or self._loss_to_tell:
             return False
@@ -150,7 +150,7 @@ class Channel:
             else:
                 self._threadsafe(self._serve)
 
-    def take(self) -> Post | None:
+    def get_nowait(self) -> ReceivedMessage | None:
         """The next message that is not too old, or None."""
         while self.posts:
             post = self.posts.popleft()
@@ -169,22 +169,22 @@ class Channel:
                 continue
             if self._loss_to_tell:
                 future.set_result(None)
-            elif (post := self.take()) is not None:
+            elif (post := self.get_nowait()) is not None:
                 future.set_result(post)
             else:
                 self.waiting.appendleft(future)
 
-    def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Post | None]:
+    def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[ReceivedMessage | None]:
         """To be awaited: the next message; None when messages were lost."""
         if loop is not self._loop:
             self._loop = loop
             if getattr(loop, "on_gevent", False):
                 self._threadsafe = loop.call_soon_threadsafe  # another greenlet puts messages
-        future: asyncio.Future[Post | None] = loop.create_future()
+        future: asyncio.Future[ReceivedMessage | None] = loop.create_future()
         self.waiting.append(future)
         return future
 
-    def give_up(self, future: asyncio.Future[Post | None]) -> None:
+    def cancel_get(self, future: asyncio.Future[ReceivedMessage | None]) -> None:
         """Who awaited it was cancelled, and takes no message."""
         if not future.done() or future.cancelled():
             if future in self.waiting:
@@ -193,7 +193,7 @@ class Channel:
             self.posts.appendleft(post)
             self._serve()
 
-    def when_there_is_room(self, told: Callable[[], None]) -> bool:
+    def when_room(self, told: Callable[[], None]) -> bool:
         """Call `told` when the buffer is half empty; False when that is so already."""
         if 2 * len(self.posts) <= self.capacity:
             return False
@@ -201,12 +201,12 @@ class Channel:
         return True
 
     def release(self) -> None:
-        """Tell all patient senders."""
-        patient, self._patient = self._patient, []
-        for told in patient:
+        """Tell all waiting senders."""
+        callbacks, self._patient = self._patient, []
+        for told in callbacks:
             told()
 
-    def lose(self, count: int | None) -> None:
+    def on_loss(self, count: int | None) -> None:
         """Messages for this process were lost: how many, None when that is not known."""
         self.promised = 0
         self.lost += count or 0

@@ -5,7 +5,7 @@ members have room for another message; the sender waits for that many answers. O
 is under way per sender, so whatever it sends arrives whole. It costs one small message per process
 and `group_send`, none per member.
 
-`Told` is the sender's half, `Acknowledger` the receivers'. Read next: `channels/layer.py`.
+`ConfirmCounter` is the sender's half, `Confirmer` the receivers'. Read next: `channels/layer.py`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from collections.abc import Callable
 
 from gredis.channels.channel import Channel
 from gredis.names import Address
-from gredis.router import Crossbar
+from gredis.router import Router
 
 
-class Told:
+class ConfirmCounter:
     """Counts the processes that have told us that they have room."""
 
-    def __init__(self, core: Crossbar, loop: asyncio.AbstractEventLoop) -> None:
-        self._core = core
+    def __init__(self, router: Router, loop: asyncio.AbstractEventLoop) -> None:
+        self._router = router
         self._loop = loop
         self._count = 0
         self._wanted: int | None = None
         self._enough: asyncio.Future[None] = loop.create_future()
-        self.address = core.add(self._one_more)
+        self.address = router.add(self._one_more)
 
     def _one_more(self, body: bytes) -> None:
         self._count += 1
@@ -48,11 +48,11 @@ class Told:
 
     def close(self) -> None:
         """Be told no more."""
-        self._core.remove(self.address.local)
+        self._router.remove(self.address.local)
 
 
-class Acknowledger:
-    """Answers patient senders when the channels they reached have room again.
+class Confirmer:
+    """Answers waiting senders when the channels they reached have room again.
 
     `answer` is called with the sender; `find` gives the channel of a local, if it is one.
     """
@@ -64,7 +64,7 @@ class Acknowledger:
         self._find = find
 
     def __call__(self, sender: Address, members: list[str]) -> None:
-        """A patient message has reached these members."""
+        """A confirmed message has reached these members."""
         full = 1  # ourselves, until we have asked all
 
         def one_has_room() -> None:
@@ -75,6 +75,6 @@ class Acknowledger:
 
         for local in members:
             channel = self._find(local)
-            if channel is not None and channel.when_there_is_room(one_has_room):
+            if channel is not None and channel.when_room(one_has_room):
                 full += 1
         one_has_room()

@@ -14,13 +14,13 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gredis.errors import GredisError, Sealed
+from gredis.errors import DecryptionFailed, GredisError
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
 
-class Seal:
+class Cipher:
     """Seals and opens packed bodies; without keys, leaves them as they are."""
 
     def __init__(self, keys: Sequence[str | bytes] = ()) -> None:
@@ -28,15 +28,15 @@ class Seal:
             raise GredisError("got one key, expected a list of keys: the first seals, all open")
         self._fernet = _fernet(keys) if keys else None
 
-    def seal(self, body: bytes) -> bytes:
+    def encrypt(self, body: bytes) -> bytes:
         """`body`, for the eyes of those who have a key."""
         if self._fernet is None:
             return body
         sealed: bytes = self._fernet.encrypt(body)
         return base64.urlsafe_b64decode(sealed)  # Fernet's text is a third longer
 
-    def open(self, body: bytes) -> bytes:
-        """What was sealed; raises `Sealed` when none of our keys opens it."""
+    def decrypt(self, body: bytes) -> bytes:
+        """What was sealed; raises `DecryptionFailed` when none of our keys opens it."""
         if self._fernet is None:
             return body
         from cryptography.fernet import InvalidToken
@@ -44,7 +44,9 @@ class Seal:
         try:
             opened: bytes = self._fernet.decrypt(base64.urlsafe_b64encode(body))
         except InvalidToken as error:
-            raise Sealed("a message that none of symmetric_encryption_keys opens") from error
+            raise DecryptionFailed(
+                "a message that none of symmetric_encryption_keys opens"
+            ) from error
         return opened
 
 

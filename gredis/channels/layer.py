@@ -32,11 +32,11 @@ from typing import Any
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from gredis.channels.channel import Channel, Message, Post, Posts
-from gredis.channels.confirms import Acknowledger, Told
-from gredis.channels.encryption import Seal
-from gredis.client import PATIENCE, Urls
-from gredis.errors import GredisError, Sealed
+from gredis.channels.channel import Channel, Message, MessageCache, ReceivedMessage
+from gredis.channels.confirms import ConfirmCounter, Confirmer
+from gredis.channels.encryption import Cipher
+from gredis.client import TIMEOUT_SECONDS, Urls
+from gredis.errors import DecryptionFailed, GredisError
 from gredis.messages import pack
 from gredis.names import SEPARATOR, Address
 
@@ -52,26 +52,26 @@ LOSS = "messages.lost"
 """Type of the event that says how many messages a channel has lost, with `announce_losses`."""
 
 
-class Desk:
+class ChannelTable:
     """The channels that are received from on one crossbar; it ends with it."""
 
     def __init__(self, crossbar: Any) -> None:
         self.crossbar = crossbar
         self.channels: dict[str, Channel] = {}
-        self.posts = Posts()
+        self.posts = MessageCache()
         self.connected = False
-        acknowledger = Acknowledger(crossbar.has_room, self._find)
-        crossbar.core.acknowledge = acknowledger
-        crossbar.core.watch_losses(self._lose)
+        acknowledger = Confirmer(crossbar.send_confirm, self._find)
+        crossbar.router.acknowledge = acknowledger
+        crossbar.router.watch_losses(self._lose)
 
     def _find(self, local: str) -> Channel | None:
-        receiver = self.crossbar.core.receiver(local)
+        receiver = self.crossbar.router.receiver(local)
         channel = getattr(receiver, "__self__", None)
         return channel if isinstance(channel, Channel) else None
 
     def _lose(self, count: int | None) -> None:
         for channel in list(self.channels.values()):
-            channel.lose(count)
+            channel.on_loss(count)
 
 
 class GredisChannelLayer(BaseChannelLayer):
@@ -81,8 +81,8 @@ class GredisChannelLayer(BaseChannelLayer):
     `capacity`: messages of one channel that nobody has received yet (`channel_capacity`: the same
     by pattern); `expiry`: seconds after which a message that nobody has received is dropped.
     `group_expiry` is accepted and has no effect: memberships end with their channel.
-    `symmetric_encryption_keys`: see `channels/encryption.py`. `patience`: seconds that callers wait
-    for a Redis that is away, and patient senders for a full receiver. `patient`: whether
+    `symmetric_encryption_keys`: see `channels/encryption.py`. `timeout`: seconds that callers wait
+    for a Redis that is away, and waiting senders for a full receiver. `wait_for_receivers`: whether
     `group_send` waits for full receivers unless told otherwise. `announce_losses`: whether a
     consumer receives {"type": "messages.lost", "count": number or None} when messages for it were
     lost.
@@ -100,8 +100,8 @@ class GredisChannelLayer(BaseChannelLayer):
         group_expiry: float | None = 86400,
         channel_capacity: dict[Any, int] | None = None,
         symmetric_encryption_keys: list[str | bytes] | tuple[()] = (),
-        patience: float = PATIENCE,
-        patient: bool = False,
+        timeout: float = TIMEOUT_SECONDS,
+        wait_for_receivers: bool = False,
         announce_losses: bool = False,
     ) -> None:
         super().__init__(expiry=expiry, capacity=capacity)
@@ -109,13 +109,13 @@ class GredisChannelLayer(BaseChannelLayer):
         self.group_expiry = group_expiry
         self.url = url
         self.prefix = prefix
-        self.patience = patience
-        self.patient = patient
+        self.timeout = timeout
+        self.wait_for_receivers = wait_for_receivers
         self.announce_losses = announce_losses
         self.dropped = 0
-        self._seal = Seal(symmetric_encryption_keys)
+        self._seal = Cipher(symmetric_encryption_keys)
         self._warned = (-WARNING_SECONDS, 0)
-        self._near: tuple[Callable[[], Any], Desk] | None = None
+        self._near: tuple[Callable[[], Any], ChannelTable] | None = None
 
     @property
     def crossbar(self) -> Any:
@@ -126,7 +126,7 @@ class GredisChannelLayer(BaseChannelLayer):
         else:
             from gredis.drivers import asyncio as driver  # type: ignore[no-redef]
         crossbar = driver.connect(self.url, self.prefix)
-        crossbar.patience = self.patience
+        crossbar.timeout = self.timeout
         crossbar.start()
         return crossbar
 
@@ -136,7 +136,7 @@ class GredisChannelLayer(BaseChannelLayer):
 
         return list(metrics(self.crossbar))
 
-    def _desk(self) -> Desk:
+    def _desk(self) -> ChannelTable:
         """The desk of this process or loop; the last one asked for is at hand."""
         loop = _running_loop()
         near = self._near
@@ -144,8 +144,8 @@ class GredisChannelLayer(BaseChannelLayer):
             return near[1]
         crossbar = self.crossbar
         if crossbar.desk is None:
-            crossbar.desk = Desk(crossbar)
-        found: Desk = crossbar.desk
+            crossbar.desk = ChannelTable(crossbar)
+        found: ChannelTable = crossbar.desk
         if loop is not None:
             self._near = weakref.ref(loop), found
         return found
@@ -160,8 +160,8 @@ class GredisChannelLayer(BaseChannelLayer):
             await self._send_to_address(channel, body)
             return
         waiting, crossbar = self.get_capacity(channel), self.crossbar
-        reply = crossbar.post_any(channel, body, waiting, self.expiry)
-        if await crossbar.awaited(reply) == b"FULL":
+        reply = crossbar.anycast_packed(channel, body, waiting, self.expiry)
+        if await crossbar.await_reply(reply) == b"FULL":
             raise ChannelFull(f"channel {channel!r} holds {waiting} messages")
 
     async def _send_to_address(self, channel: str, body: bytes) -> None:
@@ -172,7 +172,7 @@ class GredisChannelLayer(BaseChannelLayer):
                 raise ChannelFull(f"channel {channel!r} holds {here.capacity} messages")
             here.promised += 1  # the next sender must count this one, too
         try:
-            reply = await desk.crossbar.awaited(desk.crossbar.post(address, body))
+            reply = await desk.crossbar.await_reply(desk.crossbar.unicast_packed(address, body))
         except GredisError:
             if here is not None:
                 here.promised = max(0, here.promised - 1)
@@ -183,7 +183,7 @@ class GredisChannelLayer(BaseChannelLayer):
     def _pack(self, message: Message) -> bytes:
         if not isinstance(message, dict):
             raise TypeError(f"got a message of type {type(message).__name__}, expected a dict")
-        return self._seal.seal(pack(message))
+        return self._seal.encrypt(pack(message))
 
     # -- receiving
 
@@ -195,27 +195,27 @@ class GredisChannelLayer(BaseChannelLayer):
             self.require_valid_channel_name(channel)
             found = self._open(desk, channel)
             if SEPARATOR not in channel:
-                taken = desk.crossbar.take(channel, self._taker(desk, found), RECEIVE_ROOM)
-                await desk.crossbar.awaited(taken)
+                taken = desk.crossbar.consume(channel, self._taker(desk, found), RECEIVE_ROOM)
+                await desk.crossbar.await_reply(taken)
         while (lost := self._losses(found)) is None:
-            post = None if found.waiting else found.take()
+            post = None if found.waiting else found.get_nowait()
             if post is None:
                 arrival = found.wait(loop)
                 try:
                     post = await arrival
                 except asyncio.CancelledError:
-                    found.give_up(arrival)
+                    found.cancel_get(arrival)
                     self._receiver_left(desk, found)
                     raise
                 if post is None:
                     continue  # messages were lost
             if SEPARATOR not in channel:
-                desk.crossbar.give_back(channel)
+                desk.crossbar.task_done(channel)
             if (message := self._open_post(post)) is not None:
                 return message
         return lost
 
-    def _receiver_left(self, desk: Desk, channel: Channel) -> None:
+    def _receiver_left(self, desk: ChannelTable, channel: Channel) -> None:
         """A call of `receive` was cancelled: for a while, or because a consumer ends?
 
         Consumers make their channel, and receive from it until they end: so a channel whose
@@ -231,24 +231,24 @@ class GredisChannelLayer(BaseChannelLayer):
             channel.ends_with_owner = True
             owner.add_done_callback(lambda owner: self._owner_ended(desk, channel))
 
-    def _owner_ended(self, desk: Desk, channel: Channel) -> None:
+    def _owner_ended(self, desk: ChannelTable, channel: Channel) -> None:
         if not channel.waiting and desk.channels.get(channel.name) is channel:
             self._close(desk, channel.name)
 
-    def _taker(self, desk: Desk, channel: Channel) -> Callable[[bytes], None]:
+    def _taker(self, desk: ChannelTable, channel: Channel) -> Callable[[bytes], None]:
         """The receiver of a shared channel: what it drops makes room for another, too."""
 
         def on_drop(name: str) -> None:
             self._count_drop(name)
-            desk.crossbar.give_back(name)
+            desk.crossbar.task_done(name)
 
         channel.on_drop = on_drop
         return channel.put
 
-    def _open_post(self, post: Post) -> Message | None:
+    def _open_post(self, post: ReceivedMessage) -> Message | None:
         try:
-            return post.message(self._seal)
-        except Sealed as error:
+            return post.decode(self._seal)
+        except DecryptionFailed as error:
             self._count_drop(str(error))
             return None
 
@@ -270,7 +270,7 @@ class GredisChannelLayer(BaseChannelLayer):
         def next_message() -> Message | None:
             if (lost := self._losses(found)) is not None:
                 return lost
-            while (post := found.take()) is not None:
+            while (post := found.get_nowait()) is not None:
                 if (message := self._open_post(post)) is not None:
                     return message
             return None
@@ -285,32 +285,32 @@ class GredisChannelLayer(BaseChannelLayer):
         """The name of a new channel that only this process receives from."""
         desk = self._desk()
         if not desk.connected:  # a process that cannot reach Redis says so with its first channel
-            for reply in desk.crossbar.hello():
-                await desk.crossbar.awaited(reply)
+            for reply in desk.crossbar.ping():
+                await desk.crossbar.await_reply(reply)
             desk.connected = True
-        channel = f"{prefix}.{desk.crossbar.core.add(_nobody)}"
+        channel = f"{prefix}.{desk.crossbar.router.add(_nobody)}"
         opened = self._open(desk, channel)
         task = asyncio.current_task()
         if task is not None:
             opened.owner = weakref.ref(task)
         return channel
 
-    def _open(self, desk: Desk, channel: str) -> Channel:
+    def _open(self, desk: ChannelTable, channel: str) -> Channel:
         opened = Channel(
             channel,
             self.get_capacity(channel),
             self.expiry,
-            desk.crossbar.core,
+            desk.crossbar.router,
             desk.posts,
             self._count_drop,
             self.announce_losses,
         )
         desk.channels[channel] = opened
         if SEPARATOR in channel:
-            desk.crossbar.core.add(opened.put, Address.parse(channel).local)
+            desk.crossbar.router.add(opened.put, Address.parse(channel).local)
         return opened
 
-    def _close(self, desk: Desk, channel: str) -> None:
+    def _close(self, desk: ChannelTable, channel: str) -> None:
         closed = desk.channels.pop(channel, None)
         if closed is not None:
             closed.release()
@@ -331,12 +331,12 @@ class GredisChannelLayer(BaseChannelLayer):
     async def group_add(self, group: str, channel: str) -> None:
         """Make a channel of this process a member of a group."""
         address, crossbar = self._member(group, channel)
-        await crossbar.awaited(crossbar.join(group, address.local))
+        await crossbar.await_reply(crossbar.join(group, address.local))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """End a membership; no error when there is none."""
         address, crossbar = self._member(group, channel)
-        await crossbar.awaited(crossbar.leave(group, address.local))
+        await crossbar.await_reply(crossbar.leave(group, address.local))
 
     def _member(self, group: str, channel: str) -> tuple[Address, Any]:
         self.require_valid_group_name(group)
@@ -353,20 +353,20 @@ class GredisChannelLayer(BaseChannelLayer):
         """Send a message to all members.
 
         A member that has no room drops it, as the contract says. With `wait` (None: as configured
-        by `patient`) this returns when all members have room for another one, so that a burst of
-        one sender arrives whole; raises `ChannelFull` when one has none for `patience` seconds.
+        by `wait_for_receivers`) this returns when all members have room for another one, so that a burst of
+        one sender arrives whole; raises `ChannelFull` when one has none for `timeout` seconds.
         """
         self.require_valid_group_name(group)
         body, desk = self._pack(message), self._desk()
         crossbar = desk.crossbar
-        if not (self.patient if wait is None else wait):
-            await crossbar.awaited(crossbar.post_all(group, body))
+        if not (self.wait_for_receivers if wait is None else wait):
+            await crossbar.await_reply(crossbar.multicast_packed(group, body))
             return
-        told = Told(crossbar.core, asyncio.get_running_loop())
+        told = ConfirmCounter(crossbar.router, asyncio.get_running_loop())
         try:
-            reply = await crossbar.awaited(crossbar.post_all(group, body, told.address))
+            reply = await crossbar.await_reply(crossbar.multicast_packed(group, body, told.address))
             reached, full, *absent = reply
-            if full or not await told.by(reached + full - len(absent), self.patience):
+            if full or not await told.by(reached + full - len(absent), self.timeout):
                 raise ChannelFull(f"a receiver of group {group!r} has had no room for too long")
         finally:
             told.close()
@@ -379,10 +379,10 @@ class GredisChannelLayer(BaseChannelLayer):
         for name, channel in desk.channels.items():
             channel.release()
             if SEPARATOR not in name:
-                desk.crossbar.untake(name)
+                desk.crossbar.stop_consuming(name)
         desk.channels.clear()
         for reply in desk.crossbar.flush():
-            await desk.crossbar.awaited(reply)
+            await desk.crossbar.await_reply(reply)
 
     async def close(self) -> None:
         """Close the crossbar of this process, or of this loop."""

@@ -21,10 +21,10 @@ import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
-from gredis.client import End, Line, Urls, let_go
+from gredis.client import Client, HostConnection, Urls, close_descriptor
 from gredis.errors import GredisError
 from gredis.location import KEEPALIVE, Location
-from gredis.sentinel import ask, master
+from gredis.sentinel import decode_answer, encode_query
 from gredis.session import Session, pauses
 
 log = logging.getLogger("gredis")
@@ -35,16 +35,16 @@ READ_BYTES = 64 * 1024
 CONNECT_SECONDS = 5.0
 """For connecting and for the handshake of TLS."""
 
-GOOD_BYE_SECONDS = 1.0
+DEREGISTER_SECONDS = 1.0
 """How long a loop that ends waits for the last reply."""
 
 
-class AsyncioLine(Line):
+class AsyncioHostConnection(HostConnection):
     """One connection to one host."""
 
-    def __init__(self, end: End, location: Location, place: int) -> None:
-        super().__init__(end, location, place)
-        self._connection: Connection | None = None
+    def __init__(self, client: Client, location: Location, index: int) -> None:
+        super().__init__(client, location, index)
+        self._connection: HostProtocol | None = None
         self._flushing = False
         self.task: asyncio.Task[None] | None = None
         self.ended = False
@@ -65,10 +65,10 @@ class AsyncioLine(Line):
         if self.task is not None and not self._loop.is_closed():
             self.task.cancel()
 
-    def forget(self) -> None:
+    def close_inherited(self) -> None:
         """In a forked child: let go of the connection, and say nothing."""
         if self._connection is not None:
-            let_go(self._connection.transport.get_extra_info("socket").fileno())
+            close_descriptor(self._connection.transport.get_extra_info("socket").fileno())
 
     async def _run(self) -> None:
         """Connect, wait until the connection is lost, and again."""
@@ -91,12 +91,12 @@ class AsyncioLine(Line):
                     self.refused(error)
                 except Exception as error:  # a mistake of ours must not end all communication
                     self.lost(error)
-                    log.exception("%s: could not connect", self.location.shown)
+                    log.exception("%s: could not connect", self.location.display_url)
                 finally:
                     await self._disconnect()
         finally:
             self.ended = True
-            cast(AsyncioCrossbar, self.end).line_ended()
+            cast(AsyncioCrossbar, self.client).connection_ended()
 
     def _explain(self, error: Exception | None) -> None:
         self.lost(error or "closed by the other side")
@@ -107,11 +107,11 @@ class AsyncioLine(Line):
         connection = self._connection
         if connection is None or self._loop.is_closed():
             return
-        if self.session.ready and not self.end.closed and not connection.over.done():
-            self.end.leaving = True  # the loop ends
-            reply = self.session.call("depart")
+        if self.session.ready and not self.client.closed and not connection.over.done():
+            self.client.closing = True  # the loop ends
+            reply = self.session.call("deregister")
             self._flush()
-            await asyncio.wait([reply], timeout=GOOD_BYE_SECONDS)
+            await asyncio.wait([reply], timeout=DEREGISTER_SECONDS)
         self._connection = None
         self.session.disconnected()
         connection.transport.abort()
@@ -124,7 +124,7 @@ class AsyncioLine(Line):
             self._connection.transport.write(gathered)
 
 
-class Connection(asyncio.Protocol):
+class HostProtocol(asyncio.Protocol):
     """One connection, until it is over."""
 
     def __init__(self, session: Session) -> None:
@@ -152,8 +152,8 @@ class Connection(asyncio.Protocol):
         self.over.set_result(self._error or exc)
 
 
-async def _connect(location: Location, session: Session) -> Connection:
-    loop, connection = asyncio.get_running_loop(), Connection(session)
+async def _connect(location: Location, session: Session) -> HostProtocol:
+    loop, connection = asyncio.get_running_loop(), HostProtocol(session)
     if location.scheme == "sentinel":
         location = location.at(*await _ask_sentinels(location))
     if location.path:
@@ -183,8 +183,8 @@ async def _ask_sentinels(location: Location) -> tuple[str, int]:
             async with asyncio.timeout(1.0):
                 reader, writer = await asyncio.open_connection(host, port)
                 try:
-                    writer.write(ask(location.master))
-                    return master(await reader.read(READ_BYTES), location.master)
+                    writer.write(encode_query(location.master))
+                    return decode_answer(await reader.read(READ_BYTES), location.master)
                 finally:
                     writer.close()
                     await writer.wait_closed()
@@ -193,13 +193,13 @@ async def _ask_sentinels(location: Location) -> tuple[str, int]:
     raise ConnectionError(f"no sentinel knows {location.master!r}: {problem}") from problem
 
 
-class AsyncioCrossbar(End):
-    """One loop's end of the crossbar, see `End`. All methods belong to the loop that used it first.
+class AsyncioCrossbar(Client):
+    """One loop's end of the crossbar, see `Client`. All methods belong to the loop that used it first.
 
     `on_close` is called when it is closed, by `close()` or by the end of its loop.
     """
 
-    line = AsyncioLine
+    connection_type = AsyncioHostConnection
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -212,46 +212,50 @@ class AsyncioCrossbar(End):
         reply.add_done_callback(_seen)
         return reply
 
-    def later(self, seconds: float, function: Callable[[], None]) -> Any:
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
         """Call `function` then, in the loop."""
         return asyncio.get_running_loop().call_later(seconds, function)
 
-    def cancel(self, timer: Any) -> None:
+    def cancel_timer(self, timer: Any) -> None:
         """Do not call it after all."""
         timer.cancel()
 
     # -- opening and closing
 
     async def open(self) -> None:
-        """Connect and announce; `Unreachable` when there is no answer within the patience."""
-        for reply in self.hello():
+        """Connect and announce; `Unreachable` when there is no answer within the timeout."""
+        for reply in self.ping():
             await reply
 
     async def close(self) -> None:
         """Leave as if this process had never been there, and end all waiting."""
         if self.closed:
             return
-        replies = self._depart()
+        replies = self._deregister()
         if replies:
-            await asyncio.wait(replies, timeout=self.patience)
+            await asyncio.wait(replies, timeout=self.timeout)
         self._end()
-        tasks = [line.task for line in self.lines if isinstance(line, AsyncioLine) and line.task]
+        tasks = [
+            each.task
+            for each in self.connections
+            if isinstance(each, AsyncioHostConnection) and each.task
+        ]
         if tasks:
             await asyncio.wait(tasks)
 
-    def line_ended(self) -> None:
+    def connection_ended(self) -> None:
         """A line has ended; with the last one, because of the loop's end, this ends."""
-        if all(line.ended for line in self.lines if isinstance(line, AsyncioLine)):
+        if all(each.ended for each in self.connections if isinstance(each, AsyncioHostConnection)):
             self._end()
 
     def _end(self) -> None:
         if not self.closed:
-            self._stop()
+            self.abort()
             self.on_close()
 
     # -- for coroutines
 
-    async def awaited(self, reply: asyncio.Future[Any] | None) -> Any:
+    async def await_reply(self, reply: asyncio.Future[Any] | None) -> Any:
         """The reply."""
         return None if reply is None else await reply
 
@@ -280,4 +284,4 @@ def _forget_ended_loops() -> None:
     """Of loops that ended without cancelling their tasks; other threads may do the same now."""
     for key in list(_crossbars):
         if key[0].is_closed() and (dead := _crossbars.pop(key, None)) is not None:
-            dead.leaving = dead.closed = True
+            dead.closing = dead.closed = True

@@ -21,12 +21,12 @@ from gevent import monkey, socket, ssl
 from gevent.event import AsyncResult, Event
 from gevent.queue import SimpleQueue
 
-from gredis.client import End, Line, Urls, let_go
+from gredis.client import Client, HostConnection, Urls, close_descriptor
 from gredis.errors import Full, Gone, GredisError
 from gredis.location import KEEPALIVE, Location
 from gredis.messages import unpack
 from gredis.names import Address
-from gredis.sentinel import ask, master
+from gredis.sentinel import decode_answer, encode_query
 from gredis.session import pauses
 
 log = logging.getLogger("gredis")
@@ -38,11 +38,11 @@ CONNECT_SECONDS = 5.0
 """For connecting and for the handshake of TLS."""
 
 
-class GeventLine(Line):
+class GeventHostConnection(HostConnection):
     """One connection to one host."""
 
-    def __init__(self, end: End, location: Location, place: int) -> None:
-        super().__init__(end, location, place)
+    def __init__(self, client: Client, location: Location, index: int) -> None:
+        super().__init__(client, location, index)
         self._socket: Any = None
         self._written = Event()
         self._greenlets: list[gevent.Greenlet] = []
@@ -59,10 +59,10 @@ class GeventLine(Line):
         """Close the connection and make no other."""
         gevent.killall(self._greenlets)
 
-    def forget(self) -> None:
+    def close_inherited(self) -> None:
         """In a forked child: let go of the connection, and say nothing."""
         if self._socket is not None:
-            let_go(self._socket.fileno())
+            close_descriptor(self._socket.fileno())
         gevent.killall(self._greenlets, block=False)
 
     def _run(self) -> None:
@@ -77,7 +77,7 @@ class GeventLine(Line):
                     self.session.receive(received)
                     if self.session.ready:
                         pause = pauses()
-                    gevent.sleep(0)  # whom these letters woke may run before the next are read
+                    gevent.sleep(0)  # whom these messages woke may run before the next are read
                 self.lost("closed by the other side")
             except OSError as error:
                 self.lost(error)
@@ -86,7 +86,7 @@ class GeventLine(Line):
                 self.refused(error)
             except Exception as error:  # a mistake of ours must not end all communication
                 self.lost(error)
-                log.exception("%s: could not deal with what came", self.location.shown)
+                log.exception("%s: could not deal with what came", self.location.display_url)
             finally:
                 self._disconnect()
 
@@ -147,8 +147,8 @@ def _ask_sentinels(location: Location) -> tuple[str, int]:
     for sentinel in location.sentinels:
         try:
             with socket.create_connection(sentinel, 1.0) as connected:
-                connected.sendall(ask(location.master))
-                return master(connected.recv(READ_BYTES), location.master)
+                connected.sendall(encode_query(location.master))
+                return decode_answer(connected.recv(READ_BYTES), location.master)
         except OSError as error:
             problem = error
     raise ConnectionError(f"no sentinel knows {location.master!r}: {problem}") from problem
@@ -161,35 +161,35 @@ def _cut(connected: Any) -> None:
         pass
 
 
-class GeventCrossbar(End):
-    """One process's end of the crossbar, see `End`.
+class GeventCrossbar(Client):
+    """One process's end of the crossbar, see `Client`.
 
     All methods may be called from any greenlet of the thread that used it first.
     """
 
-    line = GeventLine
+    connection_type = GeventHostConnection
 
     @staticmethod
     def new_reply() -> AsyncResult:
         """What a caller waits for with `get()`."""
         return AsyncResult()
 
-    def later(self, seconds: float, function: Callable[[], None]) -> Any:
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
         """Call `function` then, in a greenlet."""
         # The hub's clock stands still while the hub does not run: in a process that was busy for
         # longer than `seconds` the time would be over at once.
         gevent.get_hub().loop.update_now()
         return gevent.spawn_later(seconds, function)
 
-    def cancel(self, timer: Any) -> None:
+    def cancel_timer(self, timer: Any) -> None:
         """Do not call it after all."""
         timer.kill(block=False)
 
     # -- opening and closing
 
     def open(self) -> None:
-        """Connect and announce; `Unreachable` when there is no answer within the patience."""
-        for reply in self.hello():
+        """Connect and announce; `Unreachable` when there is no answer within the timeout."""
+        for reply in self.ping():
             reply.get()
 
     def close(self) -> None:
@@ -198,11 +198,11 @@ class GeventCrossbar(End):
             return
         if self._started:
             try:
-                for reply in self._depart():
-                    reply.get(timeout=self.patience)
+                for reply in self._deregister():
+                    reply.get(timeout=self.timeout)
             except (GredisError, gevent.Timeout):
                 log.warning("could not say good-bye; others will find out")
-        self._stop()
+        self.abort()
 
     # -- the three verbs
 
@@ -233,8 +233,8 @@ class GeventCrossbar(End):
 
     # -- for coroutines on a loop that runs on gevent
 
-    async def awaited(self, reply: AsyncResult | None) -> Any:
-        """The reply, awaited on the running loop."""
+    async def await_reply(self, reply: AsyncResult | None) -> Any:
+        """The reply, await_reply on the running loop."""
         if reply is None:
             return None
         loop = asyncio.get_running_loop()
@@ -246,7 +246,7 @@ class GeventCrossbar(End):
 def _settle_on(
     loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: AsyncResult
 ) -> None:
-    if not loop.is_closed():  # else who awaited it has given up
+    if not loop.is_closed():  # else who await_reply it has given up
         loop.call_soon_threadsafe(_settle, future, result)
 
 
@@ -265,7 +265,7 @@ class Mailbox:
     def __init__(self, crossbar: GeventCrossbar) -> None:
         self._crossbar = crossbar
         self._bodies: SimpleQueue = SimpleQueue()
-        self.address = crossbar.core.add(self._bodies.put)
+        self.address = crossbar.router.add(self._bodies.put)
         self._watched: str | None = None
 
     def get(self) -> Any:
@@ -282,21 +282,21 @@ class Mailbox:
     def watch(self, inbox: str) -> None:
         """From now on `get()` raises `Gone`, after all bodies, when that process dies."""
         if self._watched is not None:
-            self._crossbar.core.unwatch(self._watched, self._found_gone)
+            self._crossbar.router.unwatch(self._watched, self._on_process_gone)
         self._watched = inbox
-        self._crossbar.core.watch(inbox, self._found_gone)
+        self._crossbar.router.watch(inbox, self._on_process_gone)
 
-    def _found_gone(self, inbox: str) -> None:
+    def _on_process_gone(self, inbox: str) -> None:
         self.interrupt()
 
     def close(self) -> None:
         """Receive no more."""
         if self._watched is not None:
-            self._crossbar.core.unwatch(self._watched, self._found_gone)
+            self._crossbar.router.unwatch(self._watched, self._on_process_gone)
         self._crossbar.remove(self.address.local)
 
 
-GOOD_BYE_SECONDS = 1.0
+DEREGISTER_SECONDS = 1.0
 """For the good-bye of a process that ends and has not said it."""
 
 _of_this_thread = monkey.get_original("_thread", "_local")()
@@ -322,5 +322,5 @@ def connect(url: Urls, prefix: str = "gredis") -> GeventCrossbar:
 def _say_good_bye() -> None:
     """In the main thread, whose hub can still run."""
     for crossbar in list(vars(_of_this_thread).values()):
-        with gevent.Timeout(GOOD_BYE_SECONDS, False):
+        with gevent.Timeout(DEREGISTER_SECONDS, False):
             crossbar.close()

@@ -1,7 +1,7 @@
 """The hub's sockets: one greenlet reads a connection, one writes what is meant for it.
 
 Memory is bounded: a process that does not read what is pushed to it is cut off at `UNWRITTEN`
-bytes and fetches its letters when it comes back, as with Redis's limit for subscribers.
+bytes and fetches its messages when it comes back, as with Redis's limit for subscribers.
 
 Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `__main__.py`.
 """
@@ -18,7 +18,7 @@ from gevent.event import Event
 from gevent.server import StreamServer
 
 from gredis.errors import GredisError
-from gredis.hub.state import Connection, Hub
+from gredis.hub.state import Hub, HubConnection
 
 log = logging.getLogger("gredis.hub")
 
@@ -63,7 +63,7 @@ class _Served:
 
     def __init__(self, hub: Hub, connected: Any) -> None:
         self.socket = connected
-        self.connection = Connection(hub, self._write)
+        self.connection = HubConnection(hub, self._write)
         self.unwritten = bytearray()
         self.written = Event()
 

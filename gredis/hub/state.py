@@ -4,8 +4,8 @@ One hub holds inboxes, groups and queues in memory and forgets them when it ends
 announce themselves again, as after a restart of Redis. It exists to answer by measurement why Redis
 and not TCP sockets; past one machine, use Redis.
 
-`Hub` holds a `Space` per prefix, whose methods are named like the scripts and reply what they reply
-(the comments there say why). A `Connection` is handed the bytes of one process and says what to
+`Hub` holds a `Namespace` per prefix, whose methods are named like the scripts and reply what they reply
+(the comments there say why). A `HubConnection` is handed the bytes of one process and says what to
 write, by calling a function.
 
 Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `carriers/tcp.py`, `hub/server.py`.
@@ -20,38 +20,38 @@ from typing import Any
 
 import msgpack
 
-from gredis.carriers.base import ERROR, LETTER, REPLY
+from gredis.carriers.base import ERROR, MESSAGE, REPLY
 from gredis.carriers.tcp import VERSION, Frames, frame
 from gredis.errors import GredisError
-from gredis.messages import Kind, Letter
+from gredis.messages import Kind, Message
 
-BURIED = 0
+EVICTED = 0
 """In place of the number of an announcement: the process has been taken for dead."""
 
-KEPT_SECONDS = 60
-"""The letters of a dead process are kept so long, should it live after all."""
+RETENTION_SECONDS = 60
+"""The messages of a dead process are kept so long, should it live after all."""
 
 Push = Callable[[int, int, bytes], None]
-"""Hands a letter to a process: its number, milliseconds when it was sent, the letter."""
+"""Hands a message to a process: its number, milliseconds when it was sent, the message."""
 
 
 @dataclass(slots=True)
 class Inbox:
-    """The letters of one process, and where it is entered."""
+    """The messages of one process, and where it is entered."""
 
-    letters: deque[tuple[int, int, bytes]] = field(default_factory=deque)
+    messages: deque[tuple[int, int, bytes]] = field(default_factory=deque)
     seq: int = 0
     dropped: int = 0
     call: int = 0
     push: Push | None = None
     groups: set[str] = field(default_factory=set)
     queues: set[str] = field(default_factory=set)
-    forget_at: int | None = None
+    expires_at: int | None = None
     absent: int | None = None
     announced: int | None = None
 
 
-class Space:
+class Namespace:
     """All that is known under one prefix. `now` gives milliseconds."""
 
     def __init__(self, now: Callable[[], int]) -> None:
@@ -71,45 +71,45 @@ class Space:
         if 0 < number <= self._inbox(me).call:
             return b"DONE"
         reply = SCRIPTS[script](self, me, *arguments)
-        if number and script != "depart":
+        if number and script != "deregister":
             self._inbox(me).call = number
         return reply
 
     def _inbox(self, inbox: str) -> Inbox:
         found = self.inboxes.get(inbox)
         if found is None:
-            self._forget_the_dead()
+            self._expire_inboxes()
             found = self.inboxes[inbox] = Inbox()
         if found.push is None and found.absent is None:
             found.absent = self.now()
         if inbox not in self.known and found.push is None:
-            found.forget_at = self.now() + KEPT_SECONDS * 1000
+            found.expires_at = self.now() + RETENTION_SECONDS * 1000
         return found
 
-    def _forget_the_dead(self) -> None:
+    def _expire_inboxes(self) -> None:
         now = self.now()
         for name, inbox in list(self.inboxes.items()):
-            if inbox.forget_at is not None and inbox.forget_at <= now:
+            if inbox.expires_at is not None and inbox.expires_at <= now:
                 del self.inboxes[name]
 
     def _present(self, inbox: str) -> bool:
         return inbox in self.inboxes and self.inboxes[inbox].push is not None
 
-    def _append(self, inbox: str, sent: int, letter: bytes) -> bool:
+    def _append(self, inbox: str, sent: int, message: bytes) -> bool:
         found = self._inbox(inbox)
         found.seq += 1
-        found.letters.append((found.seq, sent, letter))
+        found.messages.append((found.seq, sent, message))
         if found.push is None:
             return False
-        found.push(found.seq, sent, letter)
+        found.push(found.seq, sent, message)
         return True
 
-    def _store(self, inbox: str, sent: int, letter: bytes, capacity: int) -> bytes:
-        if len(self._inbox(inbox).letters) >= capacity:
+    def _store(self, inbox: str, sent: int, message: bytes, capacity: int) -> bytes:
+        if len(self._inbox(inbox).messages) >= capacity:
             return b"FULL"
-        return b"OK" if self._append(inbox, sent, letter) else b"ABSENT"
+        return b"OK" if self._append(inbox, sent, message) else b"ABSENT"
 
-    def _bury(self, inbox: str) -> None:
+    def _evict(self, inbox: str) -> None:
         found = self._inbox(inbox)
         for group in found.groups:
             _discard(self.groups, group, inbox)
@@ -118,23 +118,23 @@ class Space:
         found.groups.clear()
         found.queues.clear()
         self.known.pop(inbox, None)
-        found.announced = BURIED
-        found.forget_at = self.now() + KEPT_SECONDS * 1000
+        found.announced = EVICTED
+        found.expires_at = self.now() + RETENTION_SECONDS * 1000
 
     # -- connections
 
-    def arrive(self, me: str, push: Push) -> None:
+    def connect(self, me: str, push: Push) -> None:
         """There is a connection that says that this process lives."""
         self._inbox(me).push = push
 
-    def vanish(self, me: str, push: Push) -> None:
+    def disconnect(self, me: str, push: Push) -> None:
         """That connection is lost."""
         found = self.inboxes.get(me)
         if found is not None and found.push == push:
             found.push = None
             found.absent = self.now()
             if me not in self.known:
-                found.forget_at = self.now() + KEPT_SECONDS * 1000
+                found.expires_at = self.now() + RETENTION_SECONDS * 1000
 
     # -- the scripts
 
@@ -143,29 +143,29 @@ class Space:
             raise GredisError(f"got frames of version {version}, expected {VERSION}")
         return b"OK"
 
-    def announce(self, me: str, packed: bytes, last: int, told: int = 0) -> list[Any]:
+    def register(self, me: str, packed: bytes, last: int, told: int = 0) -> list[Any]:
         wanted = msgpack.unpackb(packed)
         self.known[me] = None
         mine = self._inbox(me)
-        mine.forget_at = mine.absent = None
+        mine.expires_at = mine.absent = None
         for group in wanted["groups"]:
             self.join(me, group)
         restarted = mine.seq < last
         if restarted or mine.announced is None:
-            mine.announced = BURIED
-            found, mine.letters, mine.seq = mine.letters, deque(), last
-            for _, sent, letter in found:
+            mine.announced = EVICTED
+            found, mine.messages, mine.seq = mine.messages, deque(), last
+            for _, sent, message in found:
                 mine.seq += 1
-                mine.letters.append((mine.seq, sent, letter))
+                mine.messages.append((mine.seq, sent, message))
         room = Counter(wanted["queues"])
         for call, queue, places in wanted.get("takes", ()):
             if call > mine.call:
                 room[queue] -= places
-        if mine.announced == BURIED:
+        if mine.announced == EVICTED:
             mine.announced = told + 1
-            for seq, _, letter in mine.letters:
-                if seq > last and letter.startswith(Kind.ANYCAST.value):
-                    room[Letter.decode(letter).name] -= 1
+            for seq, _, message in mine.messages:
+                if seq > last and message.startswith(Kind.ANYCAST.value):
+                    room[Message.decode(message).name] -= 1
         for queue in wanted["queues"]:
             self.queues.setdefault(queue, {}).setdefault(me, room[queue])
             mine.queues.add(queue)
@@ -174,13 +174,13 @@ class Space:
         return [int(forgotten), mine.call, self.now(), *absent]
 
     def anycast(
-        self, me: str, queue: str, letter: bytes, capacity: int, room: int, expiry: int
+        self, me: str, queue: str, message: bytes, capacity: int, room: int, expiry: int
     ) -> bytes:
         takers, sent = self.queues.get(queue, {}), self.now()
         for inbox in sorted(takers, key=takers.__getitem__, reverse=True):
             if takers[inbox] <= 0:
                 break
-            if self._present(inbox) and self._store(inbox, sent, letter, capacity) != b"FULL":
+            if self._present(inbox) and self._store(inbox, sent, message, capacity) != b"FULL":
                 takers[inbox] -= 1
                 return inbox.encode()
         waiting = self.waiting.setdefault(queue, deque())
@@ -188,31 +188,31 @@ class Space:
             waiting.popleft()
         if len(waiting) >= room:
             return b"FULL"
-        waiting.append((sent, sent + expiry if expiry else 0, letter))
+        waiting.append((sent, sent + expiry if expiry else 0, message))
         return b"WAITING"
 
-    def confirm(self, me: str, inbox: str, grace: int) -> bytes:
+    def probe(self, me: str, inbox: str, grace: int) -> bytes:
         if self._present(inbox):
             return b"OK"
         if inbox in self.known:
             if self.now() - (self._inbox(inbox).absent or 0) < grace:
                 return b"ABSENT"
-            self._bury(inbox)
+            self._evict(inbox)
             for other in self.known:
                 self._append(other, self.now(), b"g" + inbox.encode() + b"\0")
         return b"GONE"
 
-    def depart(self, me: str) -> bytes:
-        self._bury(me)
+    def deregister(self, me: str) -> bytes:
+        self._evict(me)
         del self.inboxes[me]
         return b"OK"
 
     def fetch(self, me: str, last: int, count: int, size: int) -> list[Any]:
         reply: list[Any] = [0]
-        for letter in self._inbox(me).letters:
-            if letter[0] > last:
-                reply += letter
-                size -= len(letter[2])
+        for message in self._inbox(me).messages:
+            if message[0] > last:
+                reply += message
+                size -= len(message[2])
                 if size < 0 or len(reply) > 3 * count:
                     reply[0] = 1
                     break
@@ -223,7 +223,7 @@ class Space:
         self.waiting.clear()
         for inbox in self.known:
             self._inbox(inbox).groups.clear()
-            self._inbox(inbox).letters.clear()
+            self._inbox(inbox).messages.clear()
             self._append(inbox, self.now(), b"f\0")
         return b"OK"
 
@@ -237,11 +237,11 @@ class Space:
         self._inbox(me).groups.discard(group)
         return b"OK"
 
-    def multicast(self, me: str, group: str, letter: bytes, capacity: int) -> list[Any]:
+    def multicast(self, me: str, group: str, message: bytes, capacity: int) -> list[Any]:
         reply: list[Any] = [0, 0]
         sent = self.now()
         for inbox in self.groups.get(group, ()):
-            stored = self._store(inbox, sent, letter, capacity)
+            stored = self._store(inbox, sent, message, capacity)
             if stored == b"FULL":
                 self._inbox(inbox).seq += 1
                 self._inbox(inbox).dropped += 1
@@ -255,8 +255,8 @@ class Space:
         inboxes = []
         for name in self.known:
             found = self._inbox(name)
-            age = now - found.letters[0][1] if found.letters else 0
-            kept = len(found.letters)
+            age = now - found.messages[0][1] if found.messages else 0
+            kept = len(found.messages)
             row = [name.encode(), int(self._present(name)), kept, age, found.seq, found.dropped]
             inboxes.append(row)
         queues = []
@@ -268,15 +268,15 @@ class Space:
         groups = [[name.encode(), len(members)] for name, members in self.groups.items()]
         return [inboxes, queues, groups]
 
-    def take(self, me: str, queue: str, gained: int, capacity: int) -> int:
+    def consume(self, me: str, queue: str, gained: int, capacity: int) -> int:
         takers = self.queues.setdefault(queue, {})
         takers[me] = takers.get(me, 0) + gained
         self._inbox(me).queues.add(queue)
         waiting, moved = self.waiting.get(queue), 0
         while waiting and takers[me] > 0:
-            sent, expires, letter = waiting[0]
+            sent, expires, message = waiting[0]
             if not 0 < expires <= self.now():
-                if self._store(me, sent, letter, capacity) == b"FULL":
+                if self._store(me, sent, message, capacity) == b"FULL":
                     break
                 takers[me] -= 1
                 moved += 1
@@ -287,14 +287,14 @@ class Space:
 
     def trim(self, me: str, last: int) -> int:
         mine = self._inbox(me)
-        while mine.letters and mine.letters[0][0] <= last:
-            mine.letters.popleft()
+        while mine.messages and mine.messages[0][0] <= last:
+            mine.messages.popleft()
         return mine.seq
 
-    def unicast(self, me: str, inbox: str, letter: bytes, capacity: int) -> bytes:
-        return self._store(inbox, self.now(), letter, capacity)
+    def unicast(self, me: str, inbox: str, message: bytes, capacity: int) -> bytes:
+        return self._store(inbox, self.now(), message, capacity)
 
-    def untake(self, me: str, queue: str) -> bytes:
+    def stop_consuming(self, me: str, queue: str) -> bytes:
         _discard(self.queues, queue, me)
         self._inbox(me).queues.discard(queue)
         return b"OK"
@@ -302,8 +302,8 @@ class Space:
 
 SCRIPTS = {
     name: function
-    for name, function in vars(Space).items()
-    if not name.startswith("_") and name not in {"call", "arrive", "vanish"}
+    for name, function in vars(Namespace).items()
+    if not name.startswith("_") and name not in {"call", "connect", "disconnect"}
 }
 """What can be called from outside, by name."""
 
@@ -313,23 +313,23 @@ class Hub:
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
-        self._spaces: dict[str, Space] = {}
+        self._spaces: dict[str, Namespace] = {}
 
-    def space(self, prefix: str) -> Space:
+    def namespace(self, prefix: str) -> Namespace:
         """All that is known under a prefix."""
         if prefix not in self._spaces:
-            self._spaces[prefix] = Space(self._now)
+            self._spaces[prefix] = Namespace(self._now)
         return self._spaces[prefix]
 
 
-class Connection:
+class HubConnection:
     """One connection of one process; `write` takes bytes for it and must not block."""
 
     def __init__(self, hub: Hub, write: Callable[[bytes], None]) -> None:
         self._hub = hub
         self._write = write
         self._frames = Frames()
-        self._here: tuple[Space, str] | None = None
+        self._here: tuple[Namespace, str] | None = None
 
     def receive(self, received: bytes) -> None:
         """Carry out the calls in these bytes; raises `GredisError` for what are none."""
@@ -343,25 +343,25 @@ class Connection:
     def _call(
         self, prefix: str, inbox: str, number: int, script: str, arguments: list[Any]
     ) -> None:
-        space = self._hub.space(prefix)
+        namespace = self._hub.namespace(prefix)
         if script == "hello":
-            self._here = space, inbox
-            space.arrive(inbox, self._push)
+            self._here = namespace, inbox
+            namespace.connect(inbox, self._push)
         try:
-            reply = space.call(inbox, number, script, arguments)
+            reply = namespace.call(inbox, number, script, arguments)
         except (GredisError, TypeError) as error:
             self._write(frame([ERROR, str(error)]))
         else:
             self._write(frame([REPLY, reply]))
 
-    def _push(self, number: int, sent: int, letter: bytes) -> None:
-        self._write(frame([LETTER, number, sent, letter]))
+    def _push(self, number: int, sent: int, message: bytes) -> None:
+        self._write(frame([MESSAGE, number, sent, message]))
 
     def close(self) -> None:
         """The connection is lost."""
         if self._here is not None:
-            space, inbox = self._here
-            space.vanish(inbox, self._push)
+            namespace, inbox = self._here
+            namespace.disconnect(inbox, self._push)
 
 
 def _discard(places: dict[str, Any], name: str, inbox: str) -> None:

@@ -59,17 +59,17 @@ def run(kind: tuple[str, str]) -> Iterator[Run]:
         yield lambda coroutine: runner.run(limited(coroutine))
 
 
-End = GeventCrossbar | AsyncioCrossbar
-ENDS = {"gevent": GeventCrossbar, "asyncio": AsyncioCrossbar}
+Crossbar = GeventCrossbar | AsyncioCrossbar
+CROSSBARS = {"gevent": GeventCrossbar, "asyncio": AsyncioCrossbar}
 
 
 @pytest.fixture
-def end(kind: tuple[str, str], url: str, run: Run) -> Iterator[Callable[..., End]]:
+def make_client(kind: tuple[str, str], url: str, run: Run) -> Iterator[Callable[..., Crossbar]]:
     """Makes ends of the crossbar, one per "process"; to be called on the loop."""
-    made: list[End] = []
+    made: list[Crossbar] = []
 
-    def make(**options: Any) -> End:
-        made.append(ENDS[kind[0]](url, **options))
+    def make(**options: Any) -> Crossbar:
+        made.append(CROSSBARS[kind[0]](url, **options))
         made[-1].start()
         return made[-1]
 

@@ -13,7 +13,7 @@ import redis
 
 import gredis.client
 import gredis.session
-from gredis.drivers.asyncio import AsyncioLine
+from gredis.drivers.asyncio import AsyncioHostConnection
 from gredis.errors import GredisError, Unreachable
 from gredis.location import Location
 from gredis.messages import unpack
@@ -46,7 +46,7 @@ def nobody_dies(monkeypatch):
 def cut(server: Any, ends: list[Any]) -> int:
     """Cut all connections, for Redis by CLIENT KILL; how many there were."""
     if server.url.startswith("tcp"):
-        return sum(_cut_here(line) for end in ends for line in end.lines)
+        return sum(_cut_here(line) for end in ends for line in end.connections)
     with redis.Redis.from_url(server.url) as looking_in:
         return sum(
             looking_in.client_kill_filter(_type=kind, skipme=True) for kind in ("normal", "pubsub")
@@ -54,7 +54,7 @@ def cut(server: Any, ends: list[Any]) -> int:
 
 
 def _cut_here(line: Any) -> bool:
-    if isinstance(line, AsyncioLine):
+    if isinstance(line, AsyncioHostConnection):
         if line._connection is not None:
             line._connection.transport.abort()
         return line._connection is not None
@@ -71,7 +71,7 @@ def cut_off(line: Any) -> Iterator[None]:
     with socket.socket() as nobody:  # bound, does not listen
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
-        line.location = Location("tcp", "127.0.0.1", port, shown=location.shown)
+        line.location = Location("tcp", "127.0.0.1", port, display_url=location.display_url)
         assert _cut_here(line)
         yield
         line.location = location
@@ -85,20 +85,22 @@ def hard_of_hearing(line: Any) -> Iterator[None]:
     del line.session.receive
 
 
-def test_connections_killed_under_load_lose_and_repeat_nothing(server, end, run, nobody_dies):
+def test_connections_killed_under_load_lose_and_repeat_nothing(
+    server, make_client, run, nobody_dies
+):
     async def scenario():
-        sender, receiver = end(), end()
+        sender, receiver = make_client(), make_client()
         got: dict[str, list[int]] = {"unicast": [], "anycast": [], "multicast": []}
         put = {name: lambda body, to=to: to.append(unpack(body)) for name, to in got.items()}
-        address = receiver.core.add(put["unicast"])
-        member = receiver.core.add(put["multicast"])
-        await receiver.awaited(receiver.join("room", member.local))
+        address = receiver.router.add(put["unicast"])
+        member = receiver.router.add(put["multicast"])
+        await receiver.await_reply(receiver.join("room", member.local))
 
         def taken(body: bytes) -> None:
             put["anycast"](body)
-            receiver.give_back("work")
+            receiver.task_done("work")
 
-        await receiver.awaited(receiver.take("work", taken, 5))
+        await receiver.await_reply(receiver.consume("work", taken, 5))
         verbs = [
             lambda n: sender.unicast_soon(address, n),
             lambda n: sender.anycast_soon("work", n),
@@ -107,12 +109,12 @@ def test_connections_killed_under_load_lose_and_repeat_nothing(server, end, run,
 
         async def send(verb: Any) -> None:
             for number in range(MESSAGES):
-                await sender.awaited(verb(number))
+                await sender.await_reply(verb(number))
 
         sending = [asyncio.create_task(send(verb)) for verb in verbs]
         killed = 0
         while killed < KILLS or (killed < MANY_KILLS and not all(each.done() for each in sending)):
-            if all(one.lines[0].session.ready for one in (sender, receiver)):
+            if all(one.connections[0].session.ready for one in (sender, receiver)):
                 killed += cut(server, [sender, receiver])  # else a slow machine never gets on
             await asyncio.sleep(0.003)
         await asyncio.gather(*sending)
@@ -126,24 +128,24 @@ def test_connections_killed_under_load_lose_and_repeat_nothing(server, end, run,
     assert sorted(got["anycast"]) == list(range(MESSAGES))
 
 
-def test_groups_and_queues_work_again_after_a_restart_that_forgets_all(server, end, run):
+def test_groups_and_queues_work_again_after_a_restart_that_forgets_all(server, make_client, run):
     async def scenario():
-        sender, member = end(), end()
+        sender, member = make_client(), make_client()
         got: list[Any] = []
         lost: list[Any] = []
-        local = member.core.add(lambda body: got.append(unpack(body))).local
-        member.core.watch_losses(lost.append)
-        await member.awaited(member.join("room", local))
-        await member.awaited(member.take("work", lambda body: got.append(unpack(body)), 5))
+        local = member.router.add(lambda body: got.append(unpack(body))).local
+        member.router.watch_losses(lost.append)
+        await member.await_reply(member.join("room", local))
+        await member.await_reply(member.consume("work", lambda body: got.append(unpack(body)), 5))
         for number in range(5):
-            await sender.awaited(sender.multicast_soon("room", number))
+            await sender.await_reply(sender.multicast_soon("room", number))
         await until(lambda: len(got) == 5)
         server.kill()
         server.start()
-        while (await sender.awaited(sender.multicast_soon("room", "line")))[0] != 1:
+        while (await sender.await_reply(sender.multicast_soon("room", "line")))[0] != 1:
             await asyncio.sleep(0.01)
         await until(lambda: "line" in got)
-        await sender.awaited(sender.anycast_soon("work", "job"))
+        await sender.await_reply(sender.anycast_soon("work", "job"))
         await until(lambda: "job" in got)
         return got, lost
 
@@ -154,43 +156,47 @@ def test_groups_and_queues_work_again_after_a_restart_that_forgets_all(server, e
 
 async def room_of(end: Any, queue: str) -> int:
     """The room of a queue as the other side counts it."""
-    _, queues, _ = await end.awaited(end.status()[0])
+    _, queues, _ = await end.await_reply(end.status()[0])
     return {row[0].decode(): row[2] for row in queues}[queue]
 
 
-def test_who_was_taken_for_dead_comes_back_and_hears_that_it_has_lost_something(server, end, run):
+def test_who_was_taken_for_dead_comes_back_and_hears_that_it_has_lost_something(
+    server, make_client, run
+):
     async def scenario():
-        sender, receiver = end(), end()
-        line = receiver.lines[0]
+        sender, receiver = make_client(), make_client()
+        line = receiver.connections[0]
         got: list[Any] = []
         jobs: list[Any] = []
         lost: list[Any] = []
         dead: list[str] = []
-        direct = receiver.core.add(lambda body: got.append(unpack(body)))
-        receiver.core.watch_losses(lost.append)
-        sender.core.watch(receiver.inbox, dead.append)
-        await receiver.awaited(receiver.join("room", direct.local))
-        await receiver.awaited(receiver.take("work", lambda body: jobs.append(unpack(body)), 5))
+        direct = receiver.router.add(lambda body: got.append(unpack(body)))
+        receiver.router.watch_losses(lost.append)
+        sender.router.watch(receiver.inbox, dead.append)
+        await receiver.await_reply(receiver.join("room", direct.local))
+        await receiver.await_reply(
+            receiver.consume("work", lambda body: jobs.append(unpack(body)), 5)
+        )
         for job in ("finished before", "finished while away"):
-            await sender.awaited(sender.anycast_soon("work", job))
+            await sender.await_reply(sender.anycast_soon("work", job))
         await until(lambda: len(jobs) == 2)
-        await receiver.awaited(receiver.give_back("work"))
+        await receiver.await_reply(receiver.task_done("work"))
         with hard_of_hearing(line):
-            await sender.awaited(sender.anycast_soon("work", "unseen"))
-            await sender.awaited(sender.unicast_soon(direct, "unseen"))
+            await sender.await_reply(sender.anycast_soon("work", "unseen"))
+            await sender.await_reply(sender.unicast_soon(direct, "unseen"))
         with cut_off(line):
-            receiver.give_back("work")
-            reply = await sender.awaited(sender.unicast_soon(direct, "kept"))
+            receiver.task_done("work")
+            reply = await sender.await_reply(sender.unicast_soon(direct, "kept"))
             await until(lambda: dead)
-            missed = await sender.awaited(sender.multicast_soon("room", "missed"))
-            await sender.awaited(sender.anycast_soon("work", "waiting"))
-        await until(lambda: line.session.ready and not line.session.owes)
+            missed = await sender.await_reply(sender.multicast_soon("room", "missed"))
+            await sender.await_reply(sender.anycast_soon("work", "waiting"))
+        await until(lambda: line.session.ready and not line.session.has_pending_calls)
         for number in range(5):
-            assert (await sender.awaited(sender.multicast_soon("room", number)))[:2] == [1, 0]
+            assert (await sender.await_reply(sender.multicast_soon("room", number)))[:2] == [1, 0]
         await until(lambda: 4 in got and len(jobs) == 4)
         assert await room_of(sender, "work") == 3  # two jobs are not finished
         for _ in range(2):
-            await receiver.awaited(receiver.give_back("work"))
+            await receiver.await_reply(receiver.task_done("work"))
         return (
             reply,
             missed[:2],
@@ -206,51 +212,53 @@ def test_who_was_taken_for_dead_comes_back_and_hears_that_it_has_lost_something(
     )  # fmt: skip
 
 
-def test_a_queue_that_is_taken_from_before_there_is_a_connection_has_its_room_once(end, run):
+def test_a_queue_that_is_taken_from_before_there_is_a_connection_has_its_room_once(
+    make_client, run
+):
     async def scenario():
-        one = end()
-        await one.awaited(one.take("work", print, 5))
+        one = make_client()
+        await one.await_reply(one.consume("work", print, 5))
         return await room_of(one, "work")
 
     assert run(scenario()) == 5
 
 
-def test_callers_are_told_when_nobody_answers(server, end, run):
+def test_callers_are_told_when_nobody_answers(server, make_client, run):
     async def scenario():
-        impatient = end()
-        await impatient.awaited(impatient.multicast_soon("room", "line"))
+        impatient = make_client()
+        await impatient.await_reply(impatient.multicast_soon("room", "line"))
         server.kill()
-        impatient.patience = 0.1  # for the one that must fail
+        impatient.timeout = 0.1  # for the one that must fail
         try:
             with pytest.raises(Unreachable, match=r"no answer from .* for 0\.1 s"):
-                await impatient.awaited(impatient.multicast_soon("room", "line"))
+                await impatient.await_reply(impatient.multicast_soon("room", "line"))
         finally:
             server.start()
-        impatient.patience = DEADLINE
-        await impatient.awaited(impatient.multicast_soon("room", "line"))
+        impatient.timeout = DEADLINE
+        await impatient.await_reply(impatient.multicast_soon("room", "line"))
 
     run(scenario())
 
 
-def test_a_process_that_does_not_read_costs_a_bounded_inbox_and_sees_what_it_lost(end, run):
+def test_a_process_that_does_not_read_costs_a_bounded_inbox_and_sees_what_it_lost(make_client, run):
     async def scenario():
-        sender, slow = end(capacity=20), end(capacity=20)
+        sender, slow = make_client(capacity=20), make_client(capacity=20)
         got: list[Any] = []
         lost: list[Any] = []
-        local = slow.core.add(lambda body: got.append(unpack(body))).local
-        slow.core.watch_losses(lost.append)
-        await slow.awaited(slow.join("room", local))
-        deliver, held = slow.lines[0].session.receive, []
-        slow.lines[0].session.receive = held.append  # it is stuck
-        replies = [await sender.awaited(sender.multicast_soon("room", n)) for n in range(50)]
-        reply = await sender.awaited(sender.unicast_soon(slow.core.add(print), "x"))
-        slow.lines[0].session.receive = deliver
+        local = slow.router.add(lambda body: got.append(unpack(body))).local
+        slow.router.watch_losses(lost.append)
+        await slow.await_reply(slow.join("room", local))
+        deliver, held = slow.connections[0].session.receive, []
+        slow.connections[0].session.receive = held.append  # it is stuck
+        replies = [await sender.await_reply(sender.multicast_soon("room", n)) for n in range(50)]
+        reply = await sender.await_reply(sender.unicast_soon(slow.router.add(print), "x"))
+        slow.connections[0].session.receive = deliver
         for received in held:
             deliver(received)
         await until(lambda: sum(lost) == 30)
-        await sender.awaited(sender.multicast_soon("room", "again"))
+        await sender.await_reply(sender.multicast_soon("room", "again"))
         await until(lambda: "again" in got)
-        return replies, reply, got, lost, slow.core.counters.lost
+        return replies, reply, got, lost, slow.router.counters.lost
 
     replies, reply, got, _, counted = run(scenario())
     assert [tuple(reply[:2]) for reply in replies] == [(1, 0)] * 20 + [(0, 1)] * 30
@@ -259,26 +267,26 @@ def test_a_process_that_does_not_read_costs_a_bounded_inbox_and_sees_what_it_los
     assert counted == 30
 
 
-def test_processes_that_come_and_go_leave_nothing(server, end, run):
+def test_processes_that_come_and_go_leave_nothing(server, make_client, run):
     async def scenario():
-        watching = end()
-        await watching.awaited(watching.multicast_soon("room", "x"))
+        watching = make_client()
+        await watching.await_reply(watching.multicast_soon("room", "x"))
         for number in range(30):
-            visitor = end()
-            local = visitor.core.add(print).local
-            await visitor.awaited(visitor.join(f"room-{number}", local))
-            await visitor.awaited(visitor.take(f"work-{number}", print, 1))
+            visitor = make_client()
+            local = visitor.router.add(print).local
+            await visitor.await_reply(visitor.join(f"room-{number}", local))
+            await visitor.await_reply(visitor.consume(f"work-{number}", print, 1))
             if number % 3:
                 if (closing := visitor.close()) is not None:
                     await closing
             else:
-                visitor._stop()  # as kill -9 does
-        last = end()
-        await last.awaited(last.unicast_soon(watching.core.add(print), "x"))
+                visitor.abort()  # as kill -9 does
+        last = make_client()
+        await last.await_reply(last.unicast_soon(watching.router.add(print), "x"))
         figures = [None]
 
         async def only_the_living() -> bool:
-            figures[0] = (await asyncio.gather(*map(last.awaited, last.status())))[0]
+            figures[0] = (await asyncio.gather(*map(last.await_reply, last.status())))[0]
             return len(figures[0][0]) == 2 and not figures[0][1] and not figures[0][2]
 
         while not await only_the_living():
@@ -289,11 +297,11 @@ def test_processes_that_come_and_go_leave_nothing(server, end, run):
     assert there == alive
 
 
-def test_an_answer_that_is_an_error_reaches_the_caller(end, run):
+def test_an_answer_that_is_an_error_reaches_the_caller(make_client, run):
     async def scenario():
-        one = end()
+        one = make_client()
         with pytest.raises(GredisError, match="refused"):
-            await one.awaited(one.lines[0].session.call("trim"))
-        return await one.awaited(one.multicast_soon("room", "line"))
+            await one.await_reply(one.connections[0].session.call("trim"))
+        return await one.await_reply(one.multicast_soon("room", "line"))
 
     assert run(scenario())[:2] == [0, 0]

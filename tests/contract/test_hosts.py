@@ -22,7 +22,7 @@ from gredis.errors import GredisError, RedisRefused
 from gredis.location import locate
 from gredis.messages import unpack
 from tests.conftest import needs, running_redis
-from tests.contract.conftest import DEADLINE, ENDS
+from tests.contract.conftest import CROSSBARS, DEADLINE
 
 DRIVERS = pytest.mark.parametrize("kind", [("gevent", "none"), ("asyncio", "none")], ids="-".join)
 Start = Callable[..., int]
@@ -76,13 +76,15 @@ def certificate() -> Iterator[tuple[Path, Path]]:
 
 async def exchange(url: Any, driver: str) -> Any:
     """Send a message from one end to another."""
-    one, two = ENDS[driver](url), ENDS[driver](url)
+    one, two = CROSSBARS[driver](url), CROSSBARS[driver](url)
     try:
         got: asyncio.Queue[Any] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        address = two.core.add(lambda body: loop.call_soon_threadsafe(got.put_nowait, unpack(body)))
+        address = two.router.add(
+            lambda body: loop.call_soon_threadsafe(got.put_nowait, unpack(body))
+        )
         two.start()
-        await one.awaited(one.unicast_soon(address, "hello"))
+        await one.await_reply(one.unicast_soon(address, "hello"))
         return await got.get()
     finally:
         for end in (one, two):
@@ -111,7 +113,7 @@ def test_with_several_hosts_everything_arrives_and_all_have_work(kind, run):
                 for name in (channel, channel, f"work-{number}"):
                     got.append((await layer.receive(name))["n"])
             groups = [len(status[2]) for status in await asyncio.gather(
-                *map(layer.crossbar.awaited, layer.crossbar.status())
+                *map(layer.crossbar.await_reply, layer.crossbar.status())
             )]  # fmt: skip
             await layer.close()
             return got, groups
@@ -128,20 +130,20 @@ def test_with_several_hosts_everything_arrives_and_all_have_work(kind, run):
 @DRIVERS
 def test_the_others_go_on_when_one_host_is_away(kind, run):
     with running_redis("redis") as one, running_redis("redis") as other:
-        layer = GredisChannelLayer([one.url, other.url], patience=DEADLINE)
+        layer = GredisChannelLayer([one.url, other.url], timeout=DEADLINE)
 
         async def scenario():
             crossbar = layer.crossbar
-            names = {crossbar.place_of(f"room-{n}"): f"room-{n}" for n in range(20)}
+            names = {crossbar.host_index(f"room-{n}"): f"room-{n}" for n in range(20)}
             for name in names.values():
                 await layer.group_send(name, {"type": "t"})
             other.kill()
             await layer.group_send(names[0], {"type": "t"})
-            crossbar.patience = 0.1  # for the one that must fail
+            crossbar.timeout = 0.1  # for the one that must fail
             with pytest.raises(GredisError, match="no answer"):
                 await layer.group_send(names[1], {"type": "t"})
             other.start()
-            crossbar.patience = DEADLINE
+            crossbar.timeout = DEADLINE
             await layer.group_send(names[1], {"type": "t"})
             await layer.close()
 
@@ -163,7 +165,7 @@ def test_tls_with_a_certificate_that_is_checked(kind, run, start, certificate):
 def test_tls_with_a_certificate_that_nobody_vouches_for_is_refused(kind, run, start, certificate):
     made, key = map(str, certificate)
     options = ("--tls-cert-file", made, "--tls-key-file", key, "--tls-auth-clients", "no")
-    layer = GredisChannelLayer(f"rediss://localhost:{start(*options, tls=True)}", patience=0.2)
+    layer = GredisChannelLayer(f"rediss://localhost:{start(*options, tls=True)}", timeout=0.2)
 
     async def scenario():
         with pytest.raises(GredisError, match="no answer"):
@@ -224,7 +226,7 @@ def test_what_is_no_location_is_refused(url):
 
 
 def test_a_location_is_shown_without_its_password():
-    assert "sesame" not in locate("redis://ann:sesame@host").shown
+    assert "sesame" not in locate("redis://ann:sesame@host").display_url
 
 
 @DRIVERS

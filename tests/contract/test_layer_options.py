@@ -129,7 +129,7 @@ def test_a_stuck_socket_does_not_fill_the_inbox_of_its_process(make, run):
 
 
 def test_a_burst_arrives_whole_when_the_sender_is_willing_to_wait(make, run):
-    layer = make(capacity=10, patience=DEADLINE)
+    layer = make(capacity=10, timeout=DEADLINE)
     members, messages = 100, 1000
 
     async def receive(channel: str) -> list[int]:
@@ -148,15 +148,15 @@ def test_a_burst_arrives_whole_when_the_sender_is_willing_to_wait(make, run):
 
 
 def test_who_waits_for_a_stuck_member_is_told_after_its_patience(make, run):
-    layer = make(capacity=2, patient=True)
+    layer = make(capacity=2, wait_for_receivers=True)
 
     async def scenario():
         await layer.group_add("room", await layer.new_channel())
         await layer.group_send("room", {"type": "t"})
-        layer.patience = 0.1  # for the one that must fail
+        layer.timeout = 0.1  # for the one that must fail
         with pytest.raises(ChannelFull, match="no room for too long"):
             await layer.group_send("room", {"type": "t"})
-        layer.patience = DEADLINE
+        layer.timeout = DEADLINE
         await layer.group_send("nobody", {"type": "t"})
 
     run(scenario())
@@ -238,7 +238,7 @@ def test_a_channel_ends_with_its_consumer(make, run):
         task.cancel()
         await asyncio.wait([task])
         await asyncio.sleep(0)
-        return crossbar.core.wants("room"), crossbar.desk.channels
+        return crossbar.router.has_members("room"), crossbar.desk.channels
 
     assert run(scenario()) == (False, {})
 
@@ -284,7 +284,7 @@ def test_who_waits_hears_at_once_that_messages_were_lost(make, run, url):
         channel = await layer.new_channel()
         receiving = asyncio.create_task(layer.receive(channel))
         await asyncio.sleep(0)
-        layer.crossbar.core.lose(7)
+        layer.crossbar.router.on_loss(7)
         return await receiving
 
     assert run(scenario()) == {"type": "messages.lost", "count": 7}

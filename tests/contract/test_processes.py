@@ -91,16 +91,16 @@ def test_a_loop_for_one_call_sends_and_leaves_nothing(url, run, caplog):
 
 
 @pytest.mark.parametrize("kind", [("asyncio", "redis"), ("asyncio", "hub")], ids="-".join)
-def test_who_was_stuck_until_redis_gave_up_on_it_still_gets_everything(end, run):
+def test_who_was_stuck_until_redis_gave_up_on_it_still_gets_everything(make_client, run):
     async def scenario():
-        sender, stuck = end(), end()
+        sender, stuck = make_client(), make_client()
         got: list[int] = []
-        address = stuck.core.add(lambda body: got.append(unpack(body)[0]))
-        await stuck.awaited(stuck.unicast_soon(address, [-1]))
-        stuck.lines[0]._connection.transport.pause_reading()
+        address = stuck.router.add(lambda body: got.append(unpack(body)[0]))
+        await stuck.await_reply(stuck.unicast_soon(address, [-1]))
+        stuck.connections[0]._connection.transport.pause_reading()
         for number in range(1500):
-            await sender.awaited(sender.unicast_soon(address, [number, bytes(30_000)]))
-        stuck.lines[0]._connection.transport.resume_reading()
+            await sender.await_reply(sender.unicast_soon(address, [number, bytes(30_000)]))
+        stuck.connections[0]._connection.transport.resume_reading()
         await until(lambda: len(got) >= 1501)
         return got
 
@@ -179,23 +179,23 @@ def test_a_loop_that_was_closed_without_ado_harms_no_other(url):
 @pytest.mark.parametrize(
     "kind", [("gevent", "redis"), ("asyncio", "redis"), ("asyncio", "hub")], ids="-".join
 )
-def test_nothing_is_asked_for_after_the_good_bye(kind, server, end, run):
+def test_nothing_is_asked_for_after_the_good_bye(kind, server, make_client, run):
     async def scenario():
-        one = end()
-        local = one.core.add(print).local
-        await one.awaited(one.join("room", local))
-        depart = one._depart
+        one = make_client()
+        local = one.router.add(print).local
+        await one.await_reply(one.join("room", local))
+        depart = one._deregister
 
         def depart_and_ask() -> Any:
             replies = depart()
             one.leave("room", local)
-            one.has_room(one.core.add(print))
-            one.give_back("work")
+            one.send_confirm(one.router.add(print))
+            one.task_done("work")
             with pytest.raises(Closed):
                 one.join("room", local)
             return replies
 
-        one._depart = depart_and_ask
+        one._deregister = depart_and_ask
         if (closing := one.close()) is not None:
             await closing
 

@@ -128,7 +128,7 @@ def in_the_room(stack: ExitStack, *places: str) -> list[ClientConnection]:
 
 
 def visit(stack: ExitStack, place: str) -> None:
-    """Come, when all others have left, and stay: the server has dealt with their leaving.
+    """Come, when all others have left, and stay: the server has dealt with their closing.
 
     Daphne does not wait for that. Stopped while a synchronous consumer hears of a disconnect, it
     may never exit: asgiref's thread, which Python joins at the end, waits for a loop that is over.

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from gredis import messages
 from gredis.errors import GredisError, MessageTooLarge
-from gredis.messages import Kind, Letter, pack, unpack
+from gredis.messages import Kind, Message, pack, unpack
 
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))
 bodies = st.recursive(
@@ -20,8 +20,8 @@ bodies = st.recursive(
 
 @given(st.sampled_from(Kind), names, st.binary())
 def test_a_letter_survives_the_wire(kind, name, body):
-    letter = Letter(kind, name, body)
-    assert Letter.decode(letter.encode()) == letter
+    message = Message(kind, name, body)
+    assert Message.decode(message.encode()) == message
 
 
 @given(bodies)
@@ -30,12 +30,12 @@ def test_what_channels_allows_in_a_message_comes_back_as_it_was(body):
 
 
 def test_a_letter_above_the_limit_is_refused_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(messages, "MAX_LETTER", 100)
+    monkeypatch.setattr(messages, "MAX_MESSAGE_BYTES", 100)
     with pytest.raises(MessageTooLarge, match="a message of 103 bytes, at most 100"):
-        Letter(Kind.UNICAST, "x", b"b" * 100).encode()
+        Message(Kind.UNICAST, "x", b"b" * 100).encode()
 
 
 @pytest.mark.parametrize("wire", [b"", b"u", b"unothing", b"?name\0body", b"u\xff\0"])
 def test_what_is_no_letter_is_refused(wire):
     with pytest.raises(GredisError):
-        Letter.decode(wire)
+        Message.decode(wire)

@@ -3,19 +3,19 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gredis.messages import Kind, Letter
-from gredis.router import Crossbar
+from gredis.messages import Kind, Message
+from gredis.router import Router
 
 GROUPS = st.sampled_from(["red", "green", "blue"])
 LOCALS = st.sampled_from(["1", "2", "3", "4"])
 
 
 def wire(kind: Kind, name: str, body: bytes = b"body") -> bytes:
-    return Letter(kind, name, body).encode()
+    return Message(kind, name, body).encode()
 
 
 def test_a_unicast_reaches_its_local_and_nobody_else():
-    crossbar, one, two = Crossbar(), [], []
+    crossbar, one, two = Router(), [], []
     address = crossbar.add(one.append)
     crossbar.add(two.append)
     crossbar.deliver(wire(Kind.UNICAST, address.local))
@@ -23,7 +23,7 @@ def test_a_unicast_reaches_its_local_and_nobody_else():
 
 
 def test_a_letter_for_nobody_is_counted():
-    crossbar = Crossbar()
+    crossbar = Router()
     crossbar.deliver(wire(Kind.UNICAST, "nobody"))
     crossbar.deliver(wire(Kind.MULTICAST, "nobody"))
     crossbar.deliver(wire(Kind.ANYCAST, "nobody"))
@@ -31,37 +31,37 @@ def test_a_letter_for_nobody_is_counted():
 
 
 def test_room_goes_down_with_each_letter_and_up_when_it_is_given_back():
-    crossbar, got = Crossbar(), []
-    crossbar.take("http", got.append, 2)
+    crossbar, got = Router(), []
+    crossbar.consume("http", got.append, 2)
     crossbar.deliver(wire(Kind.ANYCAST, "http"))
-    assert crossbar.announcement().queues == {"http": 1}
-    crossbar.given_back("http")
-    assert crossbar.announcement().queues == {"http": 2}
+    assert crossbar.registration().queues == {"http": 1}
+    crossbar.task_done("http")
+    assert crossbar.registration().queues == {"http": 2}
 
 
 def test_watchers_are_told_once_that_a_process_is_dead():
-    crossbar, told = Crossbar(), []
+    crossbar, told = Router(), []
     crossbar.watch("other", told.append)
     crossbar.deliver(wire(Kind.GONE, "other", b""))
-    crossbar.found_gone("other")
+    crossbar.on_process_gone("other")
     assert told == ["other"]
 
 
 def test_who_no_longer_watches_is_not_told():
-    crossbar, told = Crossbar(), []
+    crossbar, told = Router(), []
     crossbar.watch("other", told.append)
     crossbar.unwatch("other", told.append)
-    crossbar.found_gone("other")
+    crossbar.on_process_gone("other")
     assert told == []
 
 
 def test_after_a_flush_nobody_is_in_any_group():
-    crossbar, got = Crossbar(), []
+    crossbar, got = Router(), []
     crossbar.join("red", crossbar.add(got.append).local)
     crossbar.deliver(wire(Kind.FLUSH, "", b""))
     crossbar.deliver(wire(Kind.MULTICAST, "red"))
     assert got == []
-    assert crossbar.announcement().groups == []
+    assert crossbar.registration().groups == []
 
 
 class CrossbarModel(RuleBasedStateMachine):
@@ -69,7 +69,7 @@ class CrossbarModel(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.crossbar = Crossbar()
+        self.crossbar = Router()
         self.members = set()
         self.got = {}
         for local in "1234":
@@ -114,8 +114,8 @@ class CrossbarModel(RuleBasedStateMachine):
     @invariant()
     def groups_with_members_are_announced(self):
         wanted = {group for group, _ in self.members}
-        assert set(self.crossbar.announcement().groups) == wanted
-        assert all(self.crossbar.wants(group) for group in wanted)
+        assert set(self.crossbar.registration().groups) == wanted
+        assert all(self.crossbar.has_members(group) for group in wanted)
 
 
 TestCrossbarModel = CrossbarModel.TestCase

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gredis.carriers.tcp import TcpCarrier
-from gredis.hub.state import Connection, Hub
-from gredis.messages import Kind, Letter, pack, unpack
-from gredis.router import Crossbar
+from gredis.hub.state import Hub, HubConnection
+from gredis.messages import Kind, Message, pack, unpack
+from gredis.router import Router
 from gredis.session import Session, pauses
 
 
@@ -39,13 +39,13 @@ class Process:
     def __init__(self, hub: Hub, *, capacity: int = 10_000) -> None:
         self.hub = hub
         self.capacity = capacity
-        self.core = Crossbar()
+        self.router = Router()
         self.suspects: list[str] = []
         self.lost: list[int | None] = []
-        self.core.watch_losses(self.lost.append)
+        self.router.watch_losses(self.lost.append)
         self.session = Session(
-            self.core,
-            TcpCarrier(self.core.inbox),
+            self.router,
+            TcpCarrier(self.router.inbox),
             new_reply=Reply,
             wake=lambda: None,
             suspect=self.suspects.append,
@@ -56,7 +56,7 @@ class Process:
 
     def connect(self) -> None:
         self.outgoing, self.incoming = bytearray(), bytearray()
-        self.served = Connection(self.hub, self.incoming.extend)
+        self.served = HubConnection(self.hub, self.incoming.extend)
         self.session.connected()
 
     def cut(self) -> None:
@@ -90,15 +90,15 @@ class Process:
 
     def receiver(self, name: str):
         self.got[name] = []
-        return self.core.add(lambda body: self.got[name].append(unpack(body)))
+        return self.router.add(lambda body: self.got[name].append(unpack(body)))
 
     def unicast(self, address, body, capacity=None):
-        wire = Letter(Kind.UNICAST, address.local, pack(body)).encode()
+        wire = Message(Kind.UNICAST, address.local, pack(body)).encode()
         room = self.capacity if capacity is None else capacity
         return self.session.call("unicast", address.inbox, wire, room)
 
     def multicast(self, group, body):
-        wire = Letter(Kind.MULTICAST, group, pack(body)).encode()
+        wire = Message(Kind.MULTICAST, group, pack(body)).encode()
         return self.session.call("multicast", group, wire, self.capacity)
 
 
@@ -122,7 +122,7 @@ class CutConnections(RuleBasedStateMachine):
         self.sent = [{"direct": [], "room": []}, {"direct": [], "room": []}]  # by sender
         for process in self.processes:
             member = process.receiver("room")
-            process.core.join("room", member.local)
+            process.router.join("room", member.local)
             process.session.call("join", "room")
         settle(*self.processes)
 
@@ -182,7 +182,7 @@ def test_what_did_not_fit_is_known_by_its_number():
     hub = Hub(lambda: 0)
     sender, slow = Process(hub, capacity=4), Process(hub, capacity=4)
     member = slow.receiver("room")
-    slow.core.join("room", member.local)
+    slow.router.join("room", member.local)
     slow.session.call("join", "room")
     settle(sender, slow)
     replies = [sender.multicast("room", number) for number in range(6)]
@@ -211,7 +211,7 @@ def test_after_a_restart_numbers_go_on_and_letters_that_came_meanwhile_are_kept(
     reply = sender.unicast(address, 3)
     settle(sender)
     assert reply.value == b"ABSENT"
-    assert sender.suspects == [receiver.core.inbox]
+    assert sender.suspects == [receiver.router.inbox]
     receiver.cut()
     settle(receiver)
     sender.unicast(address, 4)
@@ -276,8 +276,8 @@ def test_who_was_there_in_between_is_not_taken_for_dead():
     hub = Hub(lambda: clock[0])
     sender, receiver = Process(hub), Process(hub)
     dead: list[str] = []
-    inbox = receiver.core.inbox
-    sender.core.watch(inbox, dead.append)
+    inbox = receiver.router.inbox
+    sender.router.watch(inbox, dead.append)
     address = receiver.receiver("direct")
     settle(sender, receiver)
     receiver.served.close()
@@ -289,11 +289,11 @@ def test_who_was_there_in_between_is_not_taken_for_dead():
     settle(receiver)
     receiver.served.close()
     clock[0] += 100
-    sender.session.confirm(inbox)
+    sender.session.probe(inbox)
     settle(sender)
     assert (sender.suspects, dead) == ([inbox, inbox], [])
     clock[0] += 500
-    sender.session.confirm(inbox)
+    sender.session.probe(inbox)
     settle(sender)
     assert dead == [inbox]
 
@@ -303,14 +303,14 @@ def test_who_was_taken_for_dead_hears_once_of_the_loss_also_when_the_first_answe
     hub = Hub(lambda: clock[0])
     sender, receiver = Process(hub), Process(hub)
     member = receiver.receiver("room")
-    receiver.core.join("room", member.local)
+    receiver.router.join("room", member.local)
     receiver.session.call("join", "room")
     settle(sender, receiver)
     receiver.served.close()
     sender.unicast(member, "kept")
     settle(sender)
     clock[0] += 500
-    sender.session.confirm(receiver.core.inbox)
+    sender.session.probe(receiver.router.inbox)
     missed = sender.multicast("room", "missed")
     settle(sender)
     assert missed.value == [0, 0]

@@ -28,12 +28,12 @@ def gredis(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def furnish(one: GeventCrossbar) -> None:
-    """A group, a queue with room, a queue where a letter waits, a dropped letter."""
+    """A group, a queue with room, a queue where a message waits, a dropped message."""
     local = one.mailbox().address.local
     one.join("room", local).get()
-    one.take("http", lambda body: None, 7).get()
+    one.consume("http", lambda body: None, 7).get()
     one.anycast("jobs", "a job")
-    full = GeventCrossbar(one.lines[0].location.shown, capacity=0)
+    full = GeventCrossbar(one.connections[0].location.display_url, capacity=0)
     full.multicast("room", "dropped")
     full.close()
 
@@ -51,16 +51,16 @@ def check(figures: status.Figures, one: GeventCrossbar) -> None:
 def test_the_figures_say_what_there_is(crossbar):
     one = crossbar()
     furnish(one)
-    check(status.of(one_more := crossbar()), one)
+    check(status.read_from(one_more := crossbar()), one)
     one_more.close()
-    check(status.read(one.lines[0].location.shown), one)
+    check(status.read(one.connections[0].location.display_url), one)
 
 
 def test_the_figures_for_prometheus_are_of_this_process_and_of_all_queues(crossbar):
     one = crossbar()
     furnish(one)
     found = {name: values for name, _, _, values in status.metrics(one)}
-    assert found["gredis_letters_received_total"] == {"": one.core.counters.received}
+    assert found["gredis_messages_received_total"] == {"": one.router.counters.received}
     assert found["gredis_queue_waiting"] == {'queue="http"': 0, 'queue="jobs"': 1}
 
 

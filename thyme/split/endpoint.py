@@ -60,13 +60,13 @@ class Desk:
     def __init__(self, end: Any, driver: Driver) -> None:
         self.end = end
         self.driver = driver
-        self.address: Address = end.core.add(self._letter)
+        self.address: Address = end.router.add(self._letter)
         self.links: dict[str, Link] = {}
         self.ring_quiet: Callable[[], None] = _nobody
         self._name = str(self.address)
         self._held: set[str] = set()  # inboxes that we hold lifelines to
         self.taken: set[str] = set()  # inboxes that hold lifelines to us, and are alive
-        end.core.watch_losses(self._lost_letters)
+        end.router.watch_losses(self._lost_letters)
 
     # -- links
 
@@ -77,7 +77,7 @@ class Desk:
             address = Address.parse(desk)
             made = Link(self._name, desk, lambda wire: self._post(made, address, wire), self.soon)
             self.links[desk] = link = made
-            self.end.core.watch(link.inbox, self.gone)
+            self.end.router.watch(link.inbox, self.gone)
         return link
 
     def soon(self, function: Callable[[], None]) -> None:
@@ -86,7 +86,7 @@ class Desk:
 
     def _post(self, link: Link, address: Address, wire: bytes) -> None:
         try:
-            reply = self.end.post(address, wire)
+            reply = self.end.unicast_packed(address, wire)
         except Closed:
             return
         self.driver.when_done(reply, lambda value, error: self._posted(link, value, error))
@@ -96,7 +96,7 @@ class Desk:
             link.posted()
         elif not (isinstance(error, Closed) or link.over):
             link.refused()
-            self.end.later(FULL_SECONDS if error is None else AWAY_SECONDS, link.flush)
+            self.end.call_later(FULL_SECONDS if error is None else AWAY_SECONDS, link.flush)
         if self.quiet:
             self.ring_quiet()
 
@@ -129,8 +129,8 @@ class Desk:
                 log.exception("could not deal with what %s said: %.200r", link.theirs, entry)
 
     def _say_farewell(self, desk: str, run: int) -> None:
-        if not self.end.leaving:
-            self.end.post(Address.parse(desk), farewell(self._name, run))
+        if not self.end.closing:
+            self.end.unicast_packed(Address.parse(desk), farewell(self._name, run))
 
     def entry(self, link: Link, entry: list[Any]) -> None:
         """Deal with one entry of a batch."""
@@ -163,23 +163,23 @@ class Desk:
 
     def lifeline_ended(self, inbox: str, again: Callable[[], None], doubts: int = 0) -> None:
         """The lifeline of that process has ended: is it dead? If not, call `again`."""
-        if self.end.leaving or not self._knows(inbox):
+        if self.end.closing or not self._knows(inbox):
             self._held.discard(inbox)
             return
 
         def answered(value: Any, error: Exception | None) -> None:
             if error is not None:  # whoever can tell is away
-                self.end.later(AWAY_SECONDS, lambda: self.lifeline_ended(inbox, again, doubts))
+                self.end.call_later(AWAY_SECONDS, lambda: self.lifeline_ended(inbox, again, doubts))
             elif value in (b"ABSENT", b"GONE"):
                 self.gone(inbox)
             elif doubts < len(DOUBTS):
-                self.end.later(
+                self.end.call_later(
                     DOUBTS[doubts], lambda: self.lifeline_ended(inbox, again, doubts + 1)
                 )
             else:
                 again()
 
-        self.driver.when_done(self.end.suspect(inbox), answered)
+        self.driver.when_done(self.end.probe(inbox), answered)
 
     def _knows(self, inbox: str) -> bool:
         return any(link.inbox == inbox for link in self.links.values())
@@ -197,7 +197,7 @@ class Desk:
             return
         link.over = True
         self.links.pop(link.theirs, None)
-        self.end.core.unwatch(link.inbox, self.gone)
+        self.end.router.unwatch(link.inbox, self.gone)
         halves, link.connections = list(link.connections.values()), {}
         for half in halves:
             self.lost(half, alive)
@@ -211,10 +211,10 @@ class Desk:
     def close(self) -> None:
         """Say nothing more, and hear nothing."""
         self.driver.close()
-        self.end.core.remove(self.address.local)
+        self.end.router.remove(self.address.local)
         for link in self.links.values():
             link.over = True
-            self.end.core.unwatch(link.inbox, self.gone)
+            self.end.router.unwatch(link.inbox, self.gone)
         self.links.clear()
 
 

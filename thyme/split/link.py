@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from gredis.messages import MAX_LETTER, pack
+from gredis.messages import MAX_MESSAGE_BYTES, pack
 from thyme.asgi import Event
 from thyme.split.wire import EVENT, VERSION, weigh
 
@@ -43,7 +43,7 @@ BATCH_BYTES = 512 * 1024
 ENTRY_BYTES = 32
 """What an entry counts for that is no event."""
 
-LETTER_BYTES = MAX_LETTER - 1024
+LETTER_BYTES = MAX_MESSAGE_BYTES - 1024
 """Bytes of a packed batch, with room for the name of its receiver."""
 
 SEEN_BATCHES = 32

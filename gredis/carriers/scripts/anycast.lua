@@ -1,7 +1,7 @@
--- anycast: a letter for the process with most room among those that take from a queue; it waits in
+-- anycast: a message for the process with most room among those that take from a queue; it waits in
 -- the queue while none has room.
---   ARGV[4] queue   ARGV[5] letter   ARGV[6] capacity of an inbox   ARGV[7] letters that may wait
---   ARGV[8] milliseconds that a letter may wait (0: for ever)
+--   ARGV[4] queue   ARGV[5] message   ARGV[6] capacity of an inbox   ARGV[7] messages that may wait
+--   ARGV[8] milliseconds that a message may wait (0: for ever)
 --   reply   the inbox it went to, WAITING, FULL (not stored)
 local takers, waiting = key('queue', ARGV[4]), key('waiting', ARGV[4])
 local sent, expiry = now(), tonumber(ARGV[8])

@@ -36,12 +36,12 @@ local function miss(inbox)
   redis.call('HSETNX', key('state', inbox), 'absent', now())
 end
 
--- Put a letter into an inbox and push it to its process; is there one?
--- Letters of an inbox are numbered: who sees a gap knows how many were lost.
-local function append(inbox, sent, letter)
+-- Put a message into an inbox and push it to its process; is there one?
+-- Messages of an inbox are numbered: who sees a gap knows how many were lost.
+local function append(inbox, sent, message)
   local seq = redis.call('HINCRBY', key('state', inbox), 'seq', 1)
-  redis.call('XADD', key('inbox', inbox), seq .. '-' .. sent, 'm', letter)
-  if redis.call('PUBLISH', key('here', inbox), seq .. ' ' .. sent .. ' ' .. letter) > 0 then
+  redis.call('XADD', key('inbox', inbox), seq .. '-' .. sent, 'm', message)
+  if redis.call('PUBLISH', key('here', inbox), seq .. ' ' .. sent .. ' ' .. message) > 0 then
     return true
   end
   miss(inbox)
@@ -52,19 +52,19 @@ local function append(inbox, sent, letter)
   return false
 end
 
--- Letters are stored even while their process is absent, cut off for a moment perhaps: it fetches
+-- Messages are stored even while their process is absent, cut off for a moment perhaps: it fetches
 -- them when it is back. Whether it is dead is asked a little later (confirm.lua).
-local function store(inbox, sent, letter, capacity)
+local function store(inbox, sent, message, capacity)
   if redis.call('XLEN', key('inbox', inbox)) >= tonumber(capacity) then
     return 'FULL'
   end
-  return append(inbox, sent, letter) and 'OK' or 'ABSENT'
+  return append(inbox, sent, message) and 'OK' or 'ABSENT'
 end
 
--- Take a process out of everything it was entered in. Its letters are kept for a minute: should it
+-- Take a process out of everything it was entered in. Its messages are kept for a minute: should it
 -- live after all, it fetches them when it announces itself, and hears that others were not kept.
-local BURIED = '0'  -- in place of the number of an announcement
-local function bury(inbox)
+local EVICTED = '0'  -- in place of the number of an announcement
+local function evict(inbox)
   for _, entry in ipairs(redis.call('SMEMBERS', key('entries', inbox))) do
     if string.sub(entry, 1, 6) == 'group:' then
       redis.call('SREM', prefix .. ':' .. entry, inbox)
@@ -73,7 +73,7 @@ local function bury(inbox)
     end
   end
   redis.call('SREM', prefix .. ':known', inbox)
-  redis.call('HSET', key('state', inbox), 'announced', BURIED)
+  redis.call('HSET', key('state', inbox), 'announced', EVICTED)
   for _, kind in ipairs({'entries', 'inbox', 'state'}) do
     redis.call('EXPIRE', key(kind, inbox), 60)
   end

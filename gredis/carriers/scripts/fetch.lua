@@ -1,6 +1,6 @@
--- fetch: the letters of this process after the last one that it has seen.
---   ARGV[4] number of that letter   ARGV[5] letters at most   ARGV[6] bytes, about, at most
---   reply   {1 when there may be more, number, milliseconds when it was sent, letter, …}
+-- fetch: the messages of this process after the last one that it has seen.
+--   ARGV[4] number of that message   ARGV[5] messages at most   ARGV[6] bytes, about, at most
+--   reply   {1 when there may be more, number, milliseconds when it was sent, message, …}
 local reply, size, from, step = {0}, 0, tonumber(ARGV[4]) + 1, 16
 repeat
   local found = redis.call(

@@ -1,8 +1,8 @@
 -- status: figures for people to look at.
 --   reply   {inboxes, queues, groups}, each a list of rows; milliseconds are ages of the oldest
---           letter, 0 when there is none
---             inbox   {name, 1 when its process is there, letters kept, age, letters ever, dropped}
---             queue   {name, takers, room, letters waiting, age}
+--           message, 0 when there is none
+--             inbox   {name, 1 when its process is there, messages kept, age, messages ever, dropped}
+--             queue   {name, takers, room, messages waiting, age}
 --             group   {name, processes}
 local time, inboxes, queues, groups = tonumber(now()), {}, {}, {}
 local function age(sent)

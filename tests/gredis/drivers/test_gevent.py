@@ -48,7 +48,7 @@ def looking_in(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 def die(crossbar: GeventCrossbar) -> None:
     """What `kill -9` does: the connections are gone, nobody has said good-bye."""
-    crossbar._stop()
+    crossbar.abort()
 
 
 FORGETFUL = """
@@ -76,8 +76,8 @@ def test_a_unicast_reaches_one_mailbox(crossbar):
 def test_an_anycast_reaches_exactly_one_taker_the_one_with_most_room(crossbar):
     got: list[str] = []
     one, two, sender = crossbar(), crossbar(), crossbar()
-    one.take("work", lambda body: got.append("one"), 3).get()
-    two.take("work", lambda body: got.append("two"), 1).get()
+    one.consume("work", lambda body: got.append("one"), 3).get()
+    two.consume("work", lambda body: got.append("two"), 1).get()
     takers = [sender.anycast_soon("work", number).get().decode() for number in range(4)]
     assert sorted(takers) == sorted([one.inbox] * 3 + [two.inbox])
 
@@ -86,11 +86,11 @@ def test_what_nobody_has_room_for_waits_until_somebody_has(crossbar):
     sender, taker = crossbar(), crossbar()
     got: list[bytes] = []
     assert sender.anycast_soon("work", 1).get() == b"WAITING"
-    taker.take("work", got.append, 1).get()
+    taker.consume("work", got.append, 1).get()
     assert sender.anycast_soon("work", 2).get() == b"WAITING"
     while len(got) < 1:
         gevent.sleep(0)
-    assert taker.give_back("work").get() == 1
+    assert taker.task_done("work").get() == 1
     while len(got) < 2:
         gevent.sleep(0)
     assert got == [b"\x01", b"\x02"]
@@ -98,8 +98,8 @@ def test_what_nobody_has_room_for_waits_until_somebody_has(crossbar):
 
 def test_a_full_queue_refuses(crossbar):
     sender = crossbar()
-    assert sender.post_any("work", b"1", waiting=1).get() == b"WAITING"
-    assert sender.post_any("work", b"2", waiting=1).get() == b"FULL"
+    assert sender.anycast_packed("work", b"1", waiting=1).get() == b"WAITING"
+    assert sender.anycast_packed("work", b"2", waiting=1).get() == b"FULL"
 
 
 def test_a_full_inbox_refuses(crossbar):
@@ -139,7 +139,7 @@ def test_messages_of_one_sender_arrive_in_order(crossbar):
 def test_calls_that_happen_together_travel_together(crossbar, looking_in):
     sender, receiver = crossbar(), crossbar()
     mailbox = receiver.mailbox()
-    session, written = sender.lines[0].session, []
+    session, written = sender.connections[0].session, []
     to_send = session.to_send
 
     def counted() -> bytes:
@@ -157,7 +157,7 @@ def test_a_process_needs_one_connection_however_much_it_does(crossbar, looking_i
     process = crossbar()
     for number in range(200):
         process.join(f"room-{number}", process.mailbox().address.local).get()
-    process.take("work", lambda body: None, 5).get()
+    process.consume("work", lambda body: None, 5).get()
     process.multicast("room-7", "line")
     assert len(looking_in.client_list()) == 1 + 1  # and the one that looks in
 
@@ -184,7 +184,7 @@ def test_nothing_is_left_in_redis_when_all_have_gone(crossbar, looking_in):
     one, two = crossbar(), crossbar()
     mailbox = one.mailbox()
     one.join("room", mailbox.address.local).get()
-    one.take("work", lambda body: None, 5).get()
+    one.consume("work", lambda body: None, 5).get()
     two.unicast(mailbox.address, "x")
     one.close()
     two.close()
@@ -214,13 +214,13 @@ def test_the_watcher_of_a_killed_process_is_told_after_one_message(crossbar):
 
 def test_no_timer_outlives_a_closed_crossbar(crossbar, monkeypatch):
     sender, dead = crossbar(), crossbar()
-    later, timers = sender.later, []
+    later, timers = sender.call_later, []
 
     def kept(seconds: float, function: Callable[[], None]) -> gevent.Greenlet:
         timers.append(later(seconds, function))
         return timers[-1]
 
-    monkeypatch.setattr(sender, "later", kept)
+    monkeypatch.setattr(sender, "call_later", kept)
     address = dead.mailbox().address
     die(dead)
     while not timers:  # until Redis has noticed, and the sender suspects
@@ -234,7 +234,7 @@ def test_a_new_process_finds_the_dead_and_everybody_is_told(crossbar, looking_in
     mailbox = server.mailbox()
     mailbox.watch(worker.inbox)
     worker.join("room", worker.mailbox().address.local).get()
-    worker.take("work", lambda body: None, 5).get()
+    worker.consume("work", lambda body: None, 5).get()
     die(worker)
     crossbar()
     with pytest.raises(Gone):
@@ -246,8 +246,8 @@ def test_a_new_process_finds_the_dead_and_everybody_is_told(crossbar, looking_in
 
 def test_work_goes_to_the_living(crossbar):
     dead, alive, sender = crossbar(), crossbar(), crossbar()
-    dead.take("work", lambda body: None, 100).get()
-    alive.take("work", lambda body: None, 2).get()
+    dead.consume("work", lambda body: None, 100).get()
+    alive.consume("work", lambda body: None, 2).get()
     die(dead)
     assert sender.anycast_soon("work", 1).get().decode() == alive.inbox
 
@@ -304,7 +304,7 @@ def test_rooms_work_again_after_redis_comes_back_empty(crossbar, redis_server):
     mailbox = member.mailbox()
     member.join("room", mailbox.address.local).get()
     taken: list[bytes] = []
-    member.take("work", taken.append, 5).get()
+    member.consume("work", taken.append, 5).get()
     redis_server.kill()
     redis_server.start()
     while sender.multicast("room", "line") != (1, 0):
@@ -318,11 +318,11 @@ def test_rooms_work_again_after_redis_comes_back_empty(crossbar, redis_server):
 def test_callers_wait_for_redis_and_are_told_when_it_does_not_come_back(crossbar, redis_server):
     process = crossbar()
     redis_server.kill()
-    process.patience = 0.2  # for the one that must fail
+    process.timeout = 0.2  # for the one that must fail
     with pytest.raises(Unreachable, match=r"no answer from unix:.* for 0.2 s"):
         process.multicast("room", "line")
     redis_server.start()
-    process.patience = DEADLINE
+    process.timeout = DEADLINE
     process.multicast("room", "line")
 
 
@@ -345,7 +345,7 @@ def test_a_process_that_was_busy_has_its_whole_patience():
         time.sleep(0.7)  # nothing is patched: the hub does not run
         began = time.monotonic()
         done = gevent.event.Event()
-        crossbar.later(0.5, done.set)
+        crossbar.call_later(0.5, done.set)
         done.wait()
         passed.append(time.monotonic() - began)
         hub.destroy()

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gredis.messages import unpack
+from gredis.messages import Kind, Message, unpack
 from gredis.names import Address
-from gredis.router import Crossbar
+from gredis.router import Router
 from thyme.split.endpoint import Desk
 from thyme.split.link import BATCH_BYTES, LETTER_BYTES, SEEN_BATCHES, Batch, Link
 from thyme.split.wire import EVENT, NOTE
@@ -51,19 +51,19 @@ class Wire:
     def deliver(self) -> None:
         if self.letters:
             inbox, local, wire = self.letters.popleft()
-            self.ends[inbox].core.receiver(local)(wire)
+            self.ends[inbox].router.deliver(Message(Kind.UNICAST, local, wire).encode())
 
     def restart(self) -> None:
         """Redis is killed, with all that is in it, and both find it empty."""
         self.letters.clear()
         for end in self.ends.values():
-            end.core.lose(None)
+            end.router.on_loss(None)
 
     def lose(self, end: End) -> None:
         """What is in one inbox is lost, and only its process learns of it."""
         lost = [letter for letter in self.letters if letter[0] == end.inbox]
         self.letters = deque(letter for letter in self.letters if letter[0] != end.inbox)
-        end.core.lose(len(lost))
+        end.router.on_loss(len(lost))
 
     def settle(self) -> None:
         """Nothing goes wrong any more."""
@@ -81,20 +81,20 @@ class Wire:
 class End:
     """One process's end of the crossbar, and its desk's driver."""
 
-    leaving = False
+    closing = False
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
-        self.core = Crossbar()
-        self.inbox = self.core.inbox
+        self.router = Router()
+        self.inbox = self.router.inbox
         wire.ends[self.inbox] = self
 
-    def post(self, address: Address, wire: bytes) -> list:
+    def unicast_packed(self, address: Address, wire: bytes) -> list:
         reply: list = []
         self.wire.calls.append((address.inbox, address.local, wire, reply))
         return reply
 
-    def later(self, seconds: float, function) -> None:
+    def call_later(self, seconds: float, function) -> None:
         self.wire.later.append(function)
 
     def soon(self, function) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from gredis.client import PATIENCE
+from gredis.client import TIMEOUT_SECONDS
 from gredis.errors import GredisError
 from gredis.messages import pack
 from thyme.asgi import Scope
@@ -32,7 +32,7 @@ log = logging.getLogger("thyme.relay")
 HELLO_SECONDS = 1.0
 """Seconds until a worker that has been given a connection, and says nothing, may be dead."""
 
-SETTLE_LIMIT = PATIENCE
+SETTLE_LIMIT = TIMEOUT_SECONDS
 """Seconds at most that a worker's lines wait for the last ones of the worker that leaves. They come
 in some milliseconds; but that one may just now be cut off from Redis."""
 
@@ -65,7 +65,7 @@ class RelayDesk(Desk):
     def _soon_settle(self, half: Relayed, leaving: Attempt) -> None:
         self._settling.append((time.monotonic() + SETTLE_LIMIT, half, leaving))
         if len(self._settling) == 1:
-            self.end.later(SETTLE_LIMIT, self._settle)
+            self.end.call_later(SETTLE_LIMIT, self._settle)
 
     def _settle(self) -> None:
         """Whoever still waits for another worker's last lines has waited long enough."""
@@ -74,7 +74,7 @@ class RelayDesk(Desk):
             _, half, leaving = self._settling.popleft()
             half.settle(leaving)
         if self._settling and not self.end.closed:
-            self.end.later(self._settling[0][0] - now, self._settle)
+            self.end.call_later(self._settling[0][0] - now, self._settle)
 
     def open(self, half: Relayed) -> None:
         """Give the connection to a worker that has room; it may wait for one."""
@@ -88,7 +88,7 @@ class RelayDesk(Desk):
         self._pending[number] = now, now + queue.seconds
         opening["wait"] = queue.seconds
         try:
-            reply = self.end.post_any(queue.name, pack(opening), queue.letters, queue.seconds)
+            reply = self.end.anycast_packed(queue.name, pack(opening), queue.letters, queue.seconds)
         except (GredisError, TypeError) as error:
             self._asked(half, attempt, None, error)
         else:
@@ -105,7 +105,7 @@ class RelayDesk(Desk):
                 attempt.inbox = value.decode()
             if not self._looking:
                 self._looking = True
-                self.end.later(LOOK_SECONDS, self._look)
+                self.end.call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         """Who waits too long, is told so; a worker that says nothing is asked for."""
@@ -120,7 +120,7 @@ class RelayDesk(Desk):
                 self._ask_for(half, attempt)
         if self._pending and not self.end.closed:
             self._looking = True
-            self.end.later(LOOK_SECONDS, self._look)
+            self.end.call_later(LOOK_SECONDS, self._look)
 
     def _ask_for(self, half: Relayed, attempt: Attempt) -> None:
         def answered(value: Any, error: Exception | None) -> None:
@@ -128,7 +128,7 @@ class RelayDesk(Desk):
                 self._forget(attempt)
                 self._worker_died(half, attempt)
 
-        self.driver.when_done(self.end.suspect(attempt.inbox), answered)
+        self.driver.when_done(self.end.probe(attempt.inbox), answered)
 
     def _give_up(
         self, half: Relayed, attempt: Attempt, status: int, code: int, reason: str
@@ -183,7 +183,7 @@ class RelayDesk(Desk):
         del self._pending[number]
         if not link.known:
             link.known = True  # should it die before it holds its lifeline
-            self.end.later(HELLO_SECONDS, partial(self._expect_lifeline, link.inbox))
+            self.end.call_later(HELLO_SECONDS, partial(self._expect_lifeline, link.inbox))
         link.version = version
         link.connections[number] = found
         half, attempt = found

@@ -87,7 +87,7 @@ class AsyncioWorker:
     async def _drain(self) -> None:
         """Take nothing new, give back what has not begun, let the rest end; as on gevent."""
         self.desk.stopping = True
-        leaving = {queue: self.crossbar.untake(queue) for queue in self.queues}
+        leaving = {queue: self.crossbar.stop_consuming(queue) for queue in self.queues}
         for queue, reply in leaving.items():
             try:
                 await reply

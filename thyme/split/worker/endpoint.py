@@ -57,7 +57,7 @@ class WorkerDesk(Desk):
 
     def take(self, queue: str, room: int) -> Any:
         """Take connections from a queue, at most so many at the same time; the reply."""
-        return self.end.take(queue, lambda body: self._opening(queue, body), room)
+        return self.end.consume(queue, lambda body: self._opening(queue, body), room)
 
     def _opening(self, queue: str, body: bytes) -> None:
         opening = unpack(body)
@@ -66,7 +66,7 @@ class WorkerDesk(Desk):
         if version is None:
             self._refuse(queue, opening)
             return
-        waited = time.monotonic() - self.end.core.sent / 1000
+        waited = time.monotonic() - self.end.router.sent_at / 1000
         if waited > opening["wait"] and not opening["resumes"]:
             self._give_back(queue)  # it has been answered for already
             return
@@ -98,7 +98,7 @@ class WorkerDesk(Desk):
             "events": [],
             "end": FAILED,
         }
-        self.end.post(Address.parse(opening["from"]), pack(refusal))
+        self.end.unicast_packed(Address.parse(opening["from"]), pack(refusal))
         self._give_back(queue)
 
     def _link(self, sender: str, lifeline: str | None) -> Link:
@@ -130,7 +130,7 @@ class WorkerDesk(Desk):
 
     def _give_back(self, queue: str) -> None:
         if not self.stopping:  # it would be entered again, and be given more
-            self.end.give_back(queue)
+            self.end.task_done(queue)
 
     def lost(self, half: Taken, alive: bool) -> None:
         """Its server is dead; one that is alive has taken us for dead, and gone on elsewhere."""
@@ -140,7 +140,7 @@ class WorkerDesk(Desk):
         self._untold[half] = None
         if not self._telling:
             self._telling = True
-            self.end.later(TELL_SECONDS, self._tell)
+            self.end.call_later(TELL_SECONDS, self._tell)
 
     def _tell(self) -> None:
         self._telling = False

@@ -99,7 +99,7 @@ class Worker:
         good-bye to their rooms; the browser is told 1012, "service restart": come again.
         """
         self.desk.stopping = True
-        leaving = {queue: self.crossbar.untake(queue) for queue in self.queues}
+        leaving = {queue: self.crossbar.stop_consuming(queue) for queue in self.queues}
         for queue, reply in leaving.items():
             try:
                 reply.get()

@@ -325,7 +325,7 @@ def test_whether_a_worker_lives_is_not_asked_while_it_holds_its_lifeline(
     )
     start(echo)
     talker, later = talk(server), gevent.event.Event()
-    server.desk.end.later(0.6, later.set)
+    server.desk.end.call_later(0.6, later.set)
     assert later.wait(10)
     while not held:
         gevent.sleep(0)

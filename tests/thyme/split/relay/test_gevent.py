@@ -337,11 +337,11 @@ def test_nothing_is_left_of_a_thousand_connections(server, start):
     for desk in (server.desk, worker.desk):
         (link,) = desk.links.values()
         assert not link.connections
-        assert list(desk.end.core._locals) == [desk.address.local]
-        assert list(desk.end.core._watchers) == [link.inbox]
+        assert list(desk.end.router._locals) == [desk.address.local]
+        assert list(desk.end.router._watchers) == [link.inbox]
     assert not server.desk._attempts
     assert not server.desk._pending
-    assert crossbar.core.announcement().queues == {"http": 1000, "websocket": 1000}
+    assert crossbar.router.registration().queues == {"http": 1000, "websocket": 1000}
 
 
 def test_connections_go_to_the_queue_that_was_chosen_for_them(redis_server, start, server):

@@ -1,6 +1,6 @@
--- take: this process takes letters from a queue, or has room for more of them.
---   ARGV[4] queue   ARGV[5] room gained, letters   ARGV[6] capacity of an inbox, letters
---   reply   letters that had waited and are now in the inbox
+-- take: this process takes messages from a queue, or has room for more of them.
+--   ARGV[4] queue   ARGV[5] room gained, messages   ARGV[6] capacity of an inbox, messages
+--   reply   messages that had waited and are now in the inbox
 local takers, waiting = key('queue', ARGV[4]), key('waiting', ARGV[4])
 redis.call('ZINCRBY', takers, -tonumber(ARGV[5]), me)
 redis.call('SADD', key('entries', me), 'queue:' .. ARGV[4])
@@ -10,8 +10,8 @@ while tonumber(redis.call('ZSCORE', takers, me)) < 0 do
   if not oldest then
     break
   end
-  local sent, letter = string.match(oldest, '^(%d+) (.*)$')
-  if store(me, sent, letter, ARGV[6]) == 'FULL' then
+  local sent, message = string.match(oldest, '^(%d+) (.*)$')
+  if store(me, sent, message, ARGV[6]) == 'FULL' then
     break
   end
   redis.call('LPOP', waiting)

@@ -10,7 +10,7 @@ if redis.call('SISMEMBER', prefix .. ':known', inbox) == 1 then
   if time - redis.call('HGET', key('state', inbox), 'absent') < tonumber(ARGV[5]) then
     return done('ABSENT')
   end
-  bury(inbox)
+  evict(inbox)
   for _, other in ipairs(redis.call('SMEMBERS', prefix .. ':known')) do
     append(other, time, 'g' .. inbox .. '\0')
   end

@@ -1,8 +1,8 @@
 -- announce: all that this process wants, at its start and after each loss of the connection.
 --   ARGV[4] MessagePack: {groups = {name, …}, queues = {name = room, …},
 --           takes = {{number of a call that perhaps is still to come, queue, its room}, …}}
---   ARGV[5] number of the last letter it has seen   ARGV[6] how often it has been told what we reply
---   reply   {1 when letters of this process may be lost: Redis has forgotten them (it has been
+--   ARGV[5] number of the last message it has seen   ARGV[6] how often it has been told what we reply
+--   reply   {1 when messages of this process may be lost: Redis has forgotten them (it has been
 --            restarted, say), or did not take any because the process was taken for dead,
 --            number of the last call that was carried out, milliseconds of Redis's clock,
 --            inboxes of absent processes …}
@@ -22,7 +22,7 @@ local since = redis.call('HGET', state, 'announced')
 local restarted = tonumber(redis.call('HGET', state, 'seq') or 0) < last
 if restarted or not since then
   -- Redis counts from the beginning again: what has come since gets numbers that are new here.
-  since = BURIED
+  since = EVICTED
   local found = redis.call('XRANGE', inbox, '-', '+')
   redis.call('DEL', inbox)
   redis.call('HSET', state, 'seq', last)
@@ -36,12 +36,12 @@ for _, take in ipairs(wanted.takes or {}) do
     room[take[2]] = room[take[2]] - take[3]
   end
 end
-if since == BURIED then
+if since == EVICTED then
   since = told + 1  -- and so it is told again, should this reply be lost
   redis.call('HSET', state, 'announced', since)
   for _, entry in ipairs(redis.call('XRANGE', inbox, string.format('%d', last + 1), '+')) do
     local queue = string.match(entry[2][2], '^a(%Z*)')
-    if queue and room[queue] then  -- a letter that it will fetch
+    if queue and room[queue] then  -- a message that it will fetch
       room[queue] = room[queue] - 1
     end
   end

@@ -1,5 +1,5 @@
 -- depart: this process ends, and leaves nothing.
-bury(me)
+evict(me)
 for _, kind in ipairs({'entries', 'inbox', 'state'}) do
   redis.call('DEL', key(kind, me))
 end
