@@ -1,8 +1,8 @@
 """Messages: what travels, and how it looks on the wire.
 
 A *body* is what the caller sends: whatever MessagePack can say, in practice an ASGI event or a
-Channels message. A *message* is a body with what is needed to route it once it has reached the right
-process:
+Channels message. A *message* is a body with what is needed to route it once it has reached the
+right process:
 
     kind (1 byte)   name (UTF-8)   0   body (MessagePack)
 

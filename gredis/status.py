@@ -45,7 +45,7 @@ class InboxFigures:
 
 @dataclass(frozen=True)
 class QueueFigures:
-    """One queue: processes that take from it, room they have, messages waiting, ms of the oldest."""
+    """One queue: its consumers, their free room, messages waiting, age of the oldest in ms."""
 
     name: str
     takers: int

@@ -18,9 +18,9 @@ Every key that we use (`P` is the prefix, "gredis" unless configured):
     P:waiting:Q      list    "MILLISECONDS MESSAGE" for which nobody has room    empty; expiry
 
 and one pub/sub channel, `P:here:INBOX`. A process is alive as long as it is subscribed to its own,
-and each message is pushed there the moment it is stored: nobody reads, nobody polls, a message costs
-one command in all. The stream is what makes pushes safe: after a cut connection a process fetches
-what it has missed, and the numbers tell what it has seen already.
+and each message is pushed there the moment it is stored: nobody reads, nobody polls, a message
+costs one command in all. The stream is what makes pushes safe: after a cut connection a process
+fetches what it has missed, and the numbers tell what it has seen already.
 
 Who is killed cannot tidy up: others do, as soon as they send to it or learn that it has gone, or
 when they announce themselves. So what the last process leaves that is killed (none of it grows)

@@ -8,8 +8,8 @@ This is the second of two levels of capacity: a channel that nobody reads drops 
 here, and does not fill the inbox of its whole process. Messages older than the layer's `expiry` are
 dropped when they are taken out.
 
-A `ReceivedMessage` is a message that has come, shared by all channels that it is for: it is decrypted and
-unpacked once, whatever the number of members.
+A `ReceivedMessage` is a message that has come, shared by all channels that it is for: it is
+decrypted and unpacked once, whatever the number of members.
 
 No I/O; asyncio is used for its futures. Read next: `channels/layer.py`.
 """

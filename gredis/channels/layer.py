@@ -353,8 +353,9 @@ class GredisChannelLayer(BaseChannelLayer):
         """Send a message to all members.
 
         A member that has no room drops it, as the contract says. With `wait` (None: as configured
-        by `wait_for_receivers`) this returns when all members have room for another one, so that a burst of
-        one sender arrives whole; raises `ChannelFull` when one has none for `timeout` seconds.
+        by `wait_for_receivers`) this returns when all members have room for another one, so that a
+        burst of one sender arrives whole; raises `ChannelFull` when one has none for `timeout`
+        seconds.
         """
         self.require_valid_group_name(group)
         body, desk = self._pack(message), self._desk()

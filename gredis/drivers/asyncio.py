@@ -194,7 +194,8 @@ async def _ask_sentinels(location: Location) -> tuple[str, int]:
 
 
 class AsyncioCrossbar(Client):
-    """One loop's end of the crossbar, see `Client`. All methods belong to the loop that used it first.
+    """One loop's end of the crossbar, see `Client`. All methods belong to the loop that used it
+    first.
 
     `on_close` is called when it is closed, by `close()` or by the end of its loop.
     """

@@ -4,9 +4,9 @@ One hub holds inboxes, groups and queues in memory and forgets them when it ends
 announce themselves again, as after a restart of Redis. It exists to answer by measurement why Redis
 and not TCP sockets; past one machine, use Redis.
 
-`Hub` holds a `Namespace` per prefix, whose methods are named like the scripts and reply what they reply
-(the comments there say why). A `HubConnection` is handed the bytes of one process and says what to
-write, by calling a function.
+`Hub` holds a `Namespace` per prefix, whose methods are named like the scripts and reply what they
+reply (the comments there say why). A `HubConnection` is handed the bytes of one process and says
+what to write, by calling a function.
 
 Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `carriers/tcp.py`, `hub/server.py`.
 """
