@@ -1,4 +1,4 @@
-"""Programs that are run both paths (see `test_short_way.py`), and a relay with workers."""
+"""Fixtures: programs that run on the fast path and on the stock path; a relay with workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def child() -> Iterator[subprocess.Popen[str]]:
 
 
 class Paths:
-    """Runs programs in the child."""
+    """Runs programs in the child, on the fast path, the stock path, or both."""
 
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self.child = child
@@ -51,13 +51,13 @@ class Paths:
         return str(answer["printed"]).strip()
 
     def both(self, program: str) -> str:
-        """What `program` prints, the same both paths."""
+        """Return what `program` prints, which must be the same on both paths."""
         stock, fast = self.run(program, stock=True), self.run(program, stock=False)
         assert fast == stock
         return fast
 
     def fast(self, program: str) -> str:
-        """What `program` prints on the short way."""
+        """Return what `program` prints on the fast path."""
         return self.run(program, stock=False)
 
 

@@ -59,9 +59,7 @@ class SerialExecutor(Executor):
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue | None = (
-            None  # created with the greenlet: most executors are never used
-        )
+        self._jobs: SimpleQueue | None = None  # created with the greenlet, if ever
         self.greenlet: gevent.Greenlet | None = None
         self._closed = False
 

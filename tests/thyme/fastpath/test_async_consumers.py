@@ -1,7 +1,7 @@
-"""Asynchronous consumers, stock and short: one suite over both paths and two channel layers.
+"""Asynchronous consumers: both paths give the same, with two channel layers.
 
-As in `test_short_way.py`, a scenario is a program that must print the same both paths. gredis is
-listened to on the short way; Channels' own layer in memory is received from, as it always is.
+As in `test_sync_consumers.py`, a scenario is a program that must print the same on both paths. On
+the fast path gredis notifies of messages; Channels' in-memory layer is received from, as ever.
 """
 
 from __future__ import annotations

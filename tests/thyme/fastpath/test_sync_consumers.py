@@ -1,13 +1,10 @@
-"""One suite over both paths: synchronous consumers and pages, stock (asyncio) and short (direct).
+"""Synchronous consumers: the fast path and Channels' own path give the same.
 
-Each scenario is a program for a patched child process (`short_way_site.py`), run with `STOCK` True
-and False; it prints what happened, and both must print the same. A few rules hold only for the
-short way.
+Each scenario is a program for a patched child process (`site.py`), which runs it on both paths; it
+prints what happened, and both must print the same. A few rules hold for the fast path only.
 """
 
 from __future__ import annotations
-
-# -- consumers
 
 
 def test_events_are_handled_in_order_and_sent_in_order(paths):
