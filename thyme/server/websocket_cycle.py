@@ -18,6 +18,7 @@ from gevent import Timeout
 from thyme.asgi import Application, Event, Scope
 from thyme.config import Config
 from thyme.errors import ApplicationError, Disconnected, ReadCancelled, TooSlow
+from thyme.protocol.close_codes import CloseCode
 from thyme.protocol.head_rules import Header, Refusal
 from thyme.protocol.http11 import Request
 from thyme.protocol.response import Response, refusal_response
@@ -27,9 +28,6 @@ from thyme.server.heartbeat import Heartbeat
 from thyme.server.stream import Stream
 
 _LOGGER = logging.getLogger("thyme.server")
-
-NORMAL, GOING_AWAY, INTERNAL_ERROR = 1000, 1001, 1011  # RFC 6455 7.4.1
-TRY_AGAIN_LATER = 1013  # IANA's registry of WebSocket close codes
 
 SWITCHING = 101  # RFC 9110 15.2.2
 
@@ -75,14 +73,14 @@ class Conversation:
         if self._websocket.refusal is not None:
             self._refuse(self._websocket.refusal)
             return
-        code, refusal = NORMAL, _DENIED
+        code, refusal = CloseCode.NORMAL, _DENIED
         try:
             application.serve(scope, self)
         except Disconnected:
             pass  # it has learned that nobody listens any more, and has given up
         except Exception:
             _LOGGER.exception("WebSocket %s: the application failed", written(scope["raw_path"]))
-            code, refusal = INTERNAL_ERROR, _FAILED
+            code, refusal = CloseCode.INTERNAL_ERROR, _FAILED
         try:
             self._finish(code, refusal)
         finally:
@@ -107,7 +105,7 @@ class Conversation:
             self._refuse(_STOPPING)
             self._wake_reader()
         else:
-            self._close(GOING_AWAY, "")
+            self._close(CloseCode.GOING_AWAY, "")
 
     # What the application calls.
 
@@ -189,7 +187,7 @@ class Conversation:
             self._refuse(_DENIED)
         else:
             code = event.get("code")
-            self._close(NORMAL if code is None else code, event.get("reason") or "")
+            self._close(CloseCode.NORMAL if code is None else code, event.get("reason") or "")
 
     def _deny(self, event: Event) -> None:
         """The application's own refusal: ASGI's extension "Websocket Denial Response"."""
@@ -294,7 +292,7 @@ class Conversation:
         """Close with 1013 a peer that does not read; it has `close_seconds` to do so after all."""
         self.given_up = True
         self.stream.patience = None
-        self._fail(TRY_AGAIN_LATER, "too slow")
+        self._fail(CloseCode.TRY_AGAIN_LATER, "too slow")
         gevent.spawn_later(self._config.close_seconds, self.stream.close)
 
     def _watch(self) -> None:
@@ -305,7 +303,7 @@ class Conversation:
                 config.ping_seconds,
                 config.pong_seconds,
                 ping=self._ping,
-                lost=lambda: self._fail(INTERNAL_ERROR, "no answer to a ping"),
+                lost=lambda: self._fail(CloseCode.INTERNAL_ERROR, "no answer to a ping"),
                 listening=self._reading.locked,
             )
 
