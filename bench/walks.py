@@ -27,6 +27,7 @@ import secrets
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ OURS = tuple(f"{ROOT / package}{os.sep}" for package in ("thyme", "gredis", "cha
 DOCUMENT = ROOT / "docs" / "architecture.md"
 PLACE = re.compile(r"(<!-- walks[^>]*-->\n).*?(<!-- end of walks -->)", re.DOTALL)
 WARM_UP, REPEATS = 5, 7
+LAST = "that was all"
 QUIET_SECONDS = 0.3
 """After a walk: for replies and acknowledgements that nobody waits for."""
 
@@ -45,7 +47,7 @@ QUIET_SECONDS = 0.3
 # --- in the process that is watched -------------------------------------------------------
 
 
-class Counter:
+class Tracer:
     """Counts from SIGUSR1 to SIGUSR2, then writes one line of JSON to standard output."""
 
     def __init__(self) -> None:
@@ -79,10 +81,10 @@ class Counter:
 
 
 def run_watched(program: list[str]) -> None:
-    """Run `-m MODULE …` or `SCRIPT …` in this process, with a counter."""
-    counter = Counter()
-    signal.signal(signal.SIGUSR1, counter.start)
-    signal.signal(signal.SIGUSR2, counter.stop)
+    """Run `-m MODULE …` or `SCRIPT …` in this process, with a tracer."""
+    tracer = Tracer()
+    signal.signal(signal.SIGUSR1, tracer.start)
+    signal.signal(signal.SIGUSR2, tracer.stop)
     if program[0] == "-m":
         sys.argv = program[1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -99,8 +101,8 @@ class Walk:
     """One run: calls of all processes, and what Redis counted."""
 
     processes: dict[str, list[tuple[str, str, int]]]
-    commands: int
-    published: int
+    scripts: Counter[str]
+    pushed: int
 
     @property
     def calls(self) -> int:
@@ -145,8 +147,12 @@ class System:
         self.alice.ask("join", self.room)
         self.bob.ask("join", self.room)
         self.alice.hear()
-        parts = urlsplit(urls[0])
-        self.address = (parts.hostname, parts.port)
+
+    def close(self) -> None:
+        """Leave the chat, and Redis."""
+        self.alice.close()
+        self.bob.close()
+        self.redis.close()
 
     def page(self) -> None:
         """Load the page with the rooms, on a connection of its own."""
@@ -161,21 +167,31 @@ class System:
     def watch(self, act: Callable[[], None]) -> Walk:
         """Count while `act` runs, and until all is quiet again."""
         time.sleep(QUIET_SECONDS)
-        self.redis.config_resetstat()
-        self._signal(signal.SIGUSR1)
-        time.sleep(QUIET_SECONDS)
-        act()
-        time.sleep(QUIET_SECONDS)
-        self._signal(signal.SIGUSR2)
-        told = {each.name: json.loads(each.line("walk ")) for each in self.watched}
-        stats = self.redis.info("commandstats")
-        asked = {"cmdstat_evalsha", "cmdstat_ping", "cmdstat_publish"}
-        counts = {name: stats.get(name, {"calls": 0})["calls"] for name in asked}
-        return Walk(
-            {name: [tuple(call) for call in calls] for name, calls in told.items()},
-            counts["cmdstat_evalsha"],
-            counts["cmdstat_publish"],
-        )
+        with self.redis.monitor() as monitor:
+            self._signal(signal.SIGUSR1)
+            time.sleep(QUIET_SECONDS)
+            act()
+            time.sleep(QUIET_SECONDS)
+            self._signal(signal.SIGUSR2)
+            told = {each.name: json.loads(each.line("walk ")) for each in self.watched}
+            scripts, pushed = self._commands(monitor)
+        processes = {name: [tuple(call) for call in calls] for name, calls in told.items()}
+        return Walk(processes, scripts, pushed)
+
+    def _commands(self, monitor: Any) -> tuple[Counter[str], int]:
+        """Scripts that Redis was asked to run, by name; messages that they have pushed."""
+        from gredis.carriers.redis import scripts
+
+        names = {script.digest: name for name, script in scripts().items()}
+        self.redis.echo(LAST)
+        called: Counter[str] = Counter()
+        pushed = 0
+        while (command := monitor.next_command()["command"]) != f"ECHO {LAST}":
+            verb, _, rest = command.partition(" ")
+            if verb.upper() == "EVALSHA":
+                called[names[rest.partition(" ")[0]]] += 1
+            pushed += verb.upper() == "PUBLISH"
+        return called, pushed
 
     def _signal(self, number: int) -> None:
         for child in self.watched:
@@ -231,10 +247,13 @@ def running(servers: int, database_url: str) -> Iterator[System]:
         else:
             serving = watched = [serve("process", "multichat.asgi")]
         urls = [server.line("Thyme listens on ") for server in serving]
-        yield System(watched, redis_server.url, urls)
+        with contextlib.closing(System(watched, redis_server.url, urls)) as system:
+            yield system
 
 
-def measured(servers: int, kinds: list[str], database_url: str) -> dict[str, Walk]:
+def measured(
+    servers: int, kinds: list[str], database_url: str, repeats: int = REPEATS
+) -> dict[str, Walk]:
     """The median run of each kind of walk."""
     found = {}
     with running(servers, database_url) as system:
@@ -242,8 +261,8 @@ def measured(servers: int, kinds: list[str], database_url: str) -> dict[str, Wal
             act = getattr(system, kind)
             for _ in range(WARM_UP):
                 act()
-            walks = [system.watch(act) for _ in range(REPEATS)]
-            found[kind] = sorted(walks, key=lambda walk: walk.calls)[REPEATS // 2]
+            walks = [system.watch(act) for _ in range(repeats)]
+            found[kind] = sorted(walks, key=lambda walk: walk.calls)[repeats // 2]
     return found
 
 
@@ -264,9 +283,14 @@ def table(url: str) -> str:
     for servers, place in PLACES.items():
         for kind, walk in measured(servers, list(KINDS), url).items():
             figures = (walk.calls, walk.files, walk.greenlets, walk.switches)
-            cells = (KINDS[kind], place, *figures, walk.commands, walk.published)
+            cells = (KINDS[kind], place, *figures, _named(walk.scripts), walk.pushed)
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def _named(scripts: Counter[str]) -> str:
+    names = ", ".join(f"{count} {name}" for name, count in sorted(scripts.items()))
+    return f"{scripts.total()}: {names}" if names else "0"
 
 
 def shown(walk: Walk) -> str:
