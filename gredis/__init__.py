@@ -2,21 +2,36 @@
 
     CHANNEL_LAYERS = {"default": {"BACKEND": "gredis.GredisChannelLayer", "CONFIG": {"url": …}}}
 
+    crossbar = gredis.connect("redis://localhost:6379")
+
+The public names below are imported on first use: the channel layer needs Channels, and `connect`
+imports only the driver that the running event loop calls for, so a process on plain asyncio never
+imports gevent.
+
 Read `names.py` first, then `messages.py`, `router.py`, `carriers/redis.py` with its `scripts/`,
 `session.py`, `client.py`, `drivers/gevent.py` beside `drivers/asyncio.py`, and `channels/layer.py`.
 The TCP carrier is in `carriers/tcp.py`, `hub/state.py` and `hub/server.py`; `python -m gredis` runs
 it.
 """
 
-from typing import Any
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["GredisChannelLayer"]
+if TYPE_CHECKING:
+    from gredis.channels.layer import GredisChannelLayer
+    from gredis.drivers import connect
+
+    __version__: str
+
+__all__ = ["GredisChannelLayer", "__version__", "connect"]
+
+_HOMES = {"GredisChannelLayer": "gredis.channels.layer", "connect": "gredis.drivers"}
 
 
 def __getattr__(name: str) -> Any:
-    # Only who asks for the channel layer needs Channels installed and imported.
-    if name == "GredisChannelLayer":
-        from gredis.channels.layer import GredisChannelLayer
-
-        return GredisChannelLayer
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        return version("thyme")  # gredis is part of that distribution
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""The command line: `python -m gredis` runs the TCP hub, `python -m gredis status` looks in.
+"""The command line: `python -m gredis` runs the TCP hub, `python -m gredis status` shows figures.
 
-The hub is for one machine or a network of one's own: no password, no encryption, no replica, and
-everything in the memory of one process: its end forgets it. Read `hub/state.py` for what it does.
+The hub is for one machine or a private network: it has no password, no encryption and no replica,
+and keeps everything in the memory of one process. Read `hub/state.py` for its behaviour.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLEAR = "\x1b[H\x1b[2J"
 
 
 def main() -> int:
-    """Do what the arguments say; the exit code."""
+    """Run the command given by the arguments, and return the exit code."""
     options = _parser().parse_args()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -37,14 +37,33 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m gredis", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="of the hub (%(default)s)")
-    parser.add_argument("--port", default=HUB_PORT, type=int, help="of the hub (%(default)s)")
-    commands = parser.add_subparsers(dest="command")
-    status = commands.add_parser("status", help="show inboxes, queues and groups")
-    status.add_argument("--url", default="redis://localhost:6379", help="or several, with spaces")
-    status.add_argument("--prefix", default="gredis", help="of all keys (%(default)s)")
-    status.add_argument("--every", type=float, metavar="S", help="show again every S seconds")
+    parser = argparse.ArgumentParser(
+        "python -m gredis",
+        description="Run the TCP hub, or show the state of a crossbar. The hub is for one machine "
+        "or a private network: no password, no encryption, no replica, everything in memory.",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address the hub listens on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port",
+        default=HUB_PORT,
+        type=int,
+        help="port the hub listens on, 0 for any free one (default: %(default)s)",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="[status]")
+    status = commands.add_parser("status", help="show inboxes, queues and groups, and exit")
+    status.add_argument(
+        "--url",
+        default="redis://localhost:6379",
+        help="URL of Redis or of a hub; several separated by spaces (default: %(default)s)",
+    )
+    status.add_argument(
+        "--prefix", default="gredis", help="prefix of all keys (default: %(default)s)"
+    )
+    status.add_argument(
+        "--every", type=float, metavar="SECONDS", help="repeat at this interval until interrupted"
+    )
     return parser
 
 
@@ -61,11 +80,12 @@ def _hub(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     while True:
-        shows = table(read(options.url, options.prefix))
+        text = table(read(options.url, options.prefix))
         if options.every is None:
-            sys.stdout.write(f"{shows}\n")
+            sys.stdout.write(f"{text}\n")
             return 0
-        sys.stdout.write(f"{CLEAR}{redact_url(options.url)}, every {options.every} s\n\n{shows}\n")
+        url = " ".join(map(redact_url, options.url.split()))
+        sys.stdout.write(f"{CLEAR}{url}, every {options.every} s\n\n{text}\n")
         sys.stdout.flush()
         gevent.sleep(options.every)
 

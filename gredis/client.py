@@ -1,14 +1,15 @@
-"""One process's end of the crossbar: its verbs, without the waiting.
+"""The client: one process's access to the crossbar. It has all verbs, but does not wait.
 
-Both drivers build on this. Each verb returns a reply at once, to be waited for as the driver does:
-gevent's `AsyncResult` (`.get()`) or asyncio's `Future` (`await`).
+Both drivers build on it. Each verb returns a reply at once: gevent's `AsyncResult` (`.get()`) or
+asyncio's `Future` (`await`). The drivers add the same verbs in the form that waits.
 
-With several hosts each name belongs to one of them, by its checksum: a queue's and a group's by
-their names, a unicast's by the inbox it goes to. All processes must list the same hosts in the same
-order. A process is announced to every host; it has one line to each.
+With several hosts, each name belongs to one of them, by its checksum: queues and groups by their
+own names, a unicast by the inbox it goes to. All processes must list the same hosts in the same
+order. A process registers with every host, and has one connection to each.
 
-This file decides which host a call goes to and how long callers wait for a host that is away. It
-leaves connecting to the drivers. Read next: `drivers/gevent.py` beside `drivers/asyncio.py`.
+This file decides which host a call goes to, how long callers wait for a host that is away, and when
+to probe a process that may be dead. It leaves connecting to the drivers, and the protocol to
+`session.py`. Read next: `drivers/gevent.py` beside `drivers/asyncio.py`.
 Taught in notebooks/14_under_load_and_shipping.ipynb.
 """
 
@@ -21,12 +22,13 @@ import weakref
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 from gredis.carriers.base import Carrier
 from gredis.carriers.redis import RedisCarrier
 from gredis.carriers.tcp import TcpCarrier
-from gredis.errors import Closed, GredisError, Unreachable
+from gredis.errors import Closed, Full, GredisError, Unreachable
 from gredis.location import Location, locate
 from gredis.messages import Kind, Message, pack
 from gredis.names import Address
@@ -36,36 +38,38 @@ from gredis.session import GRACE, Session
 log = logging.getLogger("gredis")
 
 TIMEOUT_SECONDS = 10.0
-"""Seconds a caller waits for a host to come back before it is told that it has not."""
+"""How long a caller waits for a host that is away, before it gets `Unreachable`."""
 
 INBOX_CAPACITY = 10_000
-"""Messages that an inbox holds: some seconds of the fastest sender, some MB of small messages."""
+"""Messages in an inbox: some seconds of the fastest sender, some MB of small messages."""
 
 QUEUE_CAPACITY = 1_000
-"""Messages that wait in a queue while nobody has room for them."""
+"""Messages that wait in a queue while no consumer has room."""
 
 Urls = str | Sequence[str]
 
+Shared = TypeVar("Shared")
+
 
 class HostConnection(ABC):
-    """One connection to one host, made again whenever it is lost. Drivers say how."""
+    """The connection to one host, made again whenever it is lost. Drivers implement it."""
 
     def __init__(self, client: Client, location: Location, index: int) -> None:
         self.client = client
         self.location = location
         self.session = Session(
             client.router,
-            _carrier(location, client.router.inbox, client.prefix),
+            _carrier(location, client.inbox, client.prefix),
             new_reply=client.new_reply,
             wake=self.wake,
-            suspect=self._schedule_probe,
-            ours=lambda name: client.host_index(name) == index,
+            on_absent=self._schedule_probe,
+            owned=lambda name: client.host_index(name) == index,
             capacity=client.capacity,
             now=lambda: int(time.monotonic() * 1000),
         )
-        self._probes: dict[str, Any] = {}  # the timers after which they are asked for
-        self._refusal = ""
-        self._limit: Any = None
+        self._probes: dict[str, Any] = {}  # timers, by the inbox to be probed
+        self._timeout: Any = None  # the timer for callers that wait for this host
+        self._last_refusal = ""
 
     @abstractmethod
     def start(self) -> None:
@@ -73,29 +77,34 @@ class HostConnection(ABC):
 
     @abstractmethod
     def write(self) -> None:
-        """Have what the session has to send written soon."""
+        """Schedule a write of what the session has to send."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Close the connection and make no other."""
+        """Close the connection and do not reconnect."""
+
+    @abstractmethod
+    def close_inherited(self) -> None:
+        """In a forked child: close the copy of the parent's connection, and send nothing."""
 
     def wake(self) -> None:
-        """There is something to write. Who waits for a host that is away waits so long, at most."""
+        """Schedule a write, and limit how long callers wait while the host is away."""
         self.write()
         if self.session.ready:
-            if self._limit is not None:  # it would wake an idle process
-                self.client.cancel_timer(self._limit)
-                self._limit = None
-        elif self._limit is None and self.session.has_pending_calls:
-            self._limit = self.client.call_later(self.client.timeout, self._time_out)
+            if self._timeout is not None:  # it would wake an idle process
+                self.client.cancel_timer(self._timeout)
+                self._timeout = None
+        elif self._timeout is None and self.session.has_pending_calls:
+            self._timeout = self.client.call_later(self.client.timeout, self._time_out)
 
     def _time_out(self) -> None:
-        self._limit = None
+        self._timeout = None
         if not self.session.ready:
-            place, seconds = self.location.display_url, self.client.timeout
-            self.session.fail_all(Unreachable(f"no answer from {place} for {seconds} s"))
+            url, seconds = self.location.display_url, self.client.timeout
+            self.session.fail_all(Unreachable(f"no answer from {url} for {seconds} s"))
 
     def _schedule_probe(self, inbox: str) -> None:
+        # A process that was cut off is back within GRACE; only a dead one stays absent.
         if inbox not in self._probes and not self.client.closing:
             self._probes[inbox] = self.client.call_later(GRACE, lambda: self._probe(inbox))
 
@@ -105,42 +114,49 @@ class HostConnection(ABC):
             self.session.probe(inbox)
 
     def cancel_timers(self) -> None:
-        """The crossbar has been closed: nothing of it shall keep a process from ending."""
-        for timer in [*self._probes.values(), self._limit]:
+        """Cancel all timers, so that a closed crossbar does not keep a process from exiting."""
+        for timer in [*self._probes.values(), self._timeout]:
             if timer is not None:
                 self.client.cancel_timer(timer)
         self._probes.clear()
-        self._limit = None
+        self._timeout = None
 
-    def refused(self, error: GredisError) -> None:
-        """The other side does not want us: whoever waits is told, and the log once."""
-        self.session.fail_all(error)
-        if str(error) != self._refusal:
-            self._refusal = str(error)
-            log.error("%s: %s", self.location.display_url, error)
+    def on_error(self, error: Exception) -> None:
+        """Record why the connection is lost; the driver reconnects.
 
-    @abstractmethod
-    def close_inherited(self) -> None:
-        """In a forked child: let go of the connection, which is the parent's, and say nothing."""
-
-    def lost(self, error: Exception | str) -> None:
-        """The connection is lost; the driver makes another one."""
+        A refusal fails all pending calls and is logged once, until it changes. An error that is
+        neither of the network nor of the server is a bug; it is logged, and must not stop the
+        process from communicating.
+        """
         was_ready = self.session.ready
         self.session.disconnected()
         if was_ready and not self.client.closed:
-            log.warning("lost %s (%s), connecting again", self.location.display_url, error)
+            log.warning(
+                "connection to %s lost (%s); reconnecting", self.location.display_url, error
+            )
             self.wake()
+        if isinstance(error, OSError):
+            return
+        if not isinstance(error, GredisError):
+            log.error("%s: unexpected error", self.location.display_url, exc_info=error)
+            return
+        self.session.fail_all(error)
+        if str(error) != self._last_refusal:
+            self._last_refusal = str(error)
+            log.error("%s: %s", self.location.display_url, error)
 
 
 class Client(ABC):
-    """One process's end of the crossbar.
+    """One process's (or loop's) access to the crossbar.
 
-    `url`: where the other side is, see `location.py`; several in a list or separated by spaces.
-    `prefix`: of all names there; `timeout`: seconds; `capacity`: messages of an inbox;
-    `waiting`: messages of a queue. Starts to connect when first used.
+    `url`: that of Redis or a hub, see `location.py`; several in a list or separated by spaces.
+    `prefix`: of all names there. `timeout`: seconds that callers wait for a host that is away.
+    `capacity`: messages in an inbox. `queue_capacity`: messages that wait in a queue.
+    Connects on first use.
     """
 
     connection_type: type[HostConnection]
+    connections: Sequence[HostConnection]
 
     def __init__(
         self,
@@ -149,44 +165,54 @@ class Client(ABC):
         *,
         timeout: float = TIMEOUT_SECONDS,
         capacity: int = INBOX_CAPACITY,
-        waiting: int = QUEUE_CAPACITY,
+        queue_capacity: int = QUEUE_CAPACITY,
     ) -> None:
         self.prefix = prefix
         self.timeout = timeout
         self.capacity = capacity
-        self.waiting = waiting
-        self.router = Router()
-        self.router.acknowledge = lambda sender, members: self.send_confirm(sender)
-        self.closing = False  # nothing is asked for any more: it would stay when we have gone
+        self.queue_capacity = queue_capacity
+        self.router = Router(confirm=self.send_confirm)
+        self.closing = False  # no new calls: they would leave state behind after deregistering
         self.closed = False
         urls = url.split() if isinstance(url, str) else url
         self.connections = [
-            self.connection_type(self, locate(each), n) for n, each in enumerate(urls)
+            self.connection_type(self, locate(each), index) for index, each in enumerate(urls)
         ]
         self._started = False
+        self._shared: dict[Any, Any] = {}
+        _register_fork_hook()
         _clients.add(self)
-        self.desk: Any = None  # of the channel layer, if one uses us
 
     @staticmethod
     @abstractmethod
     def new_reply() -> Any:
-        """The driver's kind of future."""
+        """Return a future of the driver's kind."""
 
     @abstractmethod
     def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
-        """Call `function` then."""
+        """Call `function` after that time. Return a timer."""
 
     @abstractmethod
     def cancel_timer(self, timer: Any) -> None:
-        """Do not call it after all; `timer` is what `later` returned."""
+        """Cancel a timer that `call_later` returned."""
 
     @property
     def inbox(self) -> str:
         """The name of this process's inbox."""
         return self.router.inbox
 
+    def shared(self, make: Callable[[Client], Shared]) -> Shared:
+        """Return this client's only object made by `make`, which is called the first time.
+
+        For state that all users of one client must share, such as the table of its channels.
+        """
+        if make not in self._shared:
+            self._shared[make] = make(self)
+        found: Shared = self._shared[make]
+        return found
+
     def start(self) -> None:
-        """Begin to connect, unless that has been done; raises `Closed`."""
+        """Start to connect, unless already done. Raises `Closed`."""
         if self.closing:
             raise Closed("this crossbar has been closed")
         if not self._started:
@@ -195,11 +221,11 @@ class Client(ABC):
                 connection.start()
 
     def host_index(self, name: str) -> int:
-        """Which host a name belongs to."""
+        """Return the index of the host that a name belongs to."""
         return zlib.crc32(name.encode()) % len(self.connections) if len(self.connections) > 1 else 0
 
     def _call(self, name: str, script: str, *arguments: Any) -> Any:
-        """Call a script soon at the host that is in charge of `name`."""
+        """Queue a call to the host that `name` belongs to."""
         self.start()
         return self.connections[self.host_index(name)].session.call(script, *arguments)
 
@@ -207,138 +233,168 @@ class Client(ABC):
         self.start()
         return [connection.session.call(script, *arguments) for connection in self.connections]
 
-    # -- the three verbs
+    # -- the three verbs, without waiting: each returns the future of a reply
 
     def unicast_soon(self, address: Address, body: Any) -> Any:
-        """Send `body` to one receiver: the reply is OK, ABSENT or FULL."""
+        """Send `body` to one receiver. The reply is OK, ABSENT (stored, not connected) or FULL."""
         return self.unicast_packed(address, pack(body))
 
     def unicast_packed(self, address: Address, packed: bytes) -> Any:
-        """The same for what has been packed already."""
+        """Like `unicast_soon`, for a packed body."""
         wire = Message(Kind.UNICAST, address.local, packed).encode()
         return self._call(address.inbox, "unicast", address.inbox, wire, self.capacity)
 
     def anycast_soon(self, queue: str, body: Any) -> Any:
-        """Send `body` to one taker of `queue`: the inbox it went to, WAITING or FULL."""
+        """Send `body` to one consumer of `queue`. The reply is its inbox, WAITING or FULL."""
         return self.anycast_packed(queue, pack(body))
 
     def anycast_packed(
-        self, queue: str, packed: bytes, waiting: int | None = None, expiry: float = 0
+        self, queue: str, packed: bytes, capacity: int | None = None, expiry: float = 0
     ) -> Any:
-        """The same for what has been packed; at most `waiting` wait, for `expiry` s (0: ever)."""
+        """Like `anycast_soon`, for a packed body.
+
+        At most `capacity` messages wait, each for `expiry` seconds at most (0: without limit).
+        """
         wire = Message(Kind.ANYCAST, queue, packed).encode()
-        room = self.waiting if waiting is None else waiting
+        waiting = self.queue_capacity if capacity is None else capacity
         milliseconds = int(expiry * 1000)
-        return self._call(queue, "anycast", queue, wire, self.capacity, room, milliseconds)
+        return self._call(queue, "anycast", queue, wire, self.capacity, waiting, milliseconds)
 
     def multicast_soon(self, group: str, body: Any) -> Any:
-        """Send `body` to each process with members: [reached, full, absent inboxes …]."""
+        """Send `body` to each process with members. The reply is [reached, full, absent …]."""
         return self.multicast_packed(group, pack(body))
 
-    def multicast_packed(self, group: str, packed: bytes, told: Address | None = None) -> Any:
-        """The same for what has been packed; `told` is told by each when all have room again."""
-        if told is None:
+    def multicast_packed(self, group: str, packed: bytes, confirm_to: Address | None = None) -> Any:
+        """Like `multicast_soon`, for a packed body.
+
+        Each process that it reaches confirms it to `confirm_to` when all its members have room.
+        """
+        if confirm_to is None:
             wire = Message(Kind.MULTICAST, group, packed).encode()
         else:
-            wire = Message(Kind.CONFIRMED, f"{told} {group}", packed).encode()
+            wire = Message(Kind.CONFIRMED, f"{confirm_to} {group}", packed).encode()
         return self._call(group, "multicast", group, wire, self.capacity)
 
     def send_confirm(self, sender: Address) -> None:
-        """Tell a sender that waits that all members here have room for another message."""
+        """Confirm to a sender that all members here have room for another message."""
         if not self.closing:
             self.unicast_packed(sender, b"\xc0")
 
     # -- receiving
 
     def consume(self, queue: str, receiver: Callable[[bytes], None], room: int) -> Any:
-        """Take from `queue`, at most `room` messages that have not been given back."""
+        """Receive from `queue`: at most `room` messages for which `task_done` was not called."""
         self.start()
         self.router.consume(queue, receiver, room)
         return self._call(queue, "consume", queue, room, self.capacity)
 
     def task_done(self, queue: str) -> Any:
-        """A message of the queue has been dealt with: room for one more."""
+        """Report that a message of the queue has been processed: room for one more."""
         self.router.task_done(queue)
         return None if self.closing else self._call(queue, "consume", queue, 1, self.capacity)
 
     def stop_consuming(self, queue: str) -> Any:
-        """Take from `queue` no longer."""
+        """Stop receiving from `queue`."""
         self.router.stop_consuming(queue)
         return self._call(queue, "stop_consuming", queue)
 
     def join(self, group: str, local: str) -> Any:
-        """Make a local a member; the reply to wait for, or None when there is none to come."""
+        """Make a receiver a member of a group. Return a reply, or None if no call is needed."""
         self.start()
         return self._call(group, "join", group) if self.router.join(group, local) else None
 
     def leave(self, group: str, local: str) -> Any:
-        """End a membership; the reply to wait for, or None."""
+        """End a membership. Return a reply, or None if no call is needed."""
         last = self.router.leave(group, local)
         return self._call(group, "leave", group) if last and not self.closing else None
 
     def remove(self, local: str) -> None:
-        """Forget a local, and leave its groups."""
+        """Remove a receiver, and leave its groups."""
         for group in self.router.remove(local):
             if not self.closing:
                 self._call(group, "leave", group)
 
+    # -- other calls
+
     def probe(self, inbox: str) -> Any:
-        """Somebody has reason to think that this process is dead: the reply is OK (it is there),
-        ABSENT (not at the moment; if it stays so for `GRACE`, all are told) or GONE."""
+        """Probe a process that may be dead.
+
+        The reply is OK (connected), ABSENT (not connected; evicted if it stays so for `GRACE`, and
+        all processes are notified) or GONE.
+        """
         self.start()
         return self.connections[self.host_index(inbox)].session.probe(inbox)
 
-    def flush(self) -> list[Any]:
-        """No group and no message any more, for all processes with this prefix; for tests."""
-        return self._call_all("flush")
+    def ping(self) -> list[Any]:
+        """Ping all hosts. A reply fails with `Unreachable` if its host does not answer in time."""
+        return self._call_all("hello")
 
     def status(self) -> list[Any]:
-        """The figures of each host; see `status.py`."""
+        """Ask each host for its figures; see `status.py`."""
         return self._call_all("status")
 
-    def ping(self) -> list[Any]:
-        """Ping all hosts. Each reply raises `Unreachable` if its host does not answer in time."""
-        return self._call_all("hello")
+    def flush(self) -> list[Any]:
+        """Delete all groups and messages, for all processes with this prefix. For tests."""
+        return self._call_all("flush")
 
     # -- closing
 
     def _deregister(self) -> list[Any]:
-        """Say good-bye to the hosts that can hear it, as the last thing that they hear."""
+        """Deregister from all hosts that are connected, as the last call to each."""
         self.closing = True
         ready = [connection for connection in self.connections if connection.session.ready]
         return [connection.session.call("deregister") for connection in ready]
 
     def abort(self) -> None:
+        """Close all connections without deregistering, as a crash would; fail all waiting calls."""
         self.closing = self.closed = True
         for connection in self.connections:
             connection.stop()
             connection.session.fail_all(Closed("this crossbar has been closed"))
             connection.cancel_timers()
 
+    def abandon(self) -> None:
+        """Mark the client closed without any I/O: its loop or its process is no longer ours."""
+        self.closing = self.closed = True
+
+
+def raise_if_full(reply: Any, destination: str) -> None:
+    """Raise `Full` if a reply says that the destination had no room."""
+    if reply == b"FULL":
+        raise Full(f"{destination} is full")
+
+
+# -- forks
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
-def _forget_all() -> None:
-    """A forked child has copies of its parent's connections.
+@cache
+def _register_fork_hook() -> None:
+    os.register_at_fork(after_in_child=_close_all_inherited)
 
-    It must not use them, and not keep them open either: Redis would think that the parent lives as
-    long as its children do.
+
+def _close_all_inherited() -> None:
+    """Close a forked child's copies of its parent's connections.
+
+    The child must not use them. It must not keep them open either: Redis would take the parent for
+    alive as long as its children are.
     """
     for client in list(_clients):
-        client.closing = client.closed = True
+        client.abandon()
         for connection in client.connections:
             connection.close_inherited()
 
 
-os.register_at_fork(after_in_child=_forget_all)
-
-
 def close_descriptor(descriptor: int) -> None:
-    """Close this process's copy of a connection, and leave its number to whoever thinks it open."""
-    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(nowhere, descriptor, inheritable=False)
-    os.close(nowhere)
+    """Close this process's copy of a connection.
+
+    The number stays in use until its owner closes it, too: it refers to /dev/null meanwhile, so
+    that the owner does not close another file that got the same number.
+    """
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, descriptor, inheritable=False)
+    os.close(null)
 
 
 def _carrier(location: Location, inbox: str, prefix: str) -> Carrier:

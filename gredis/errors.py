@@ -1,39 +1,39 @@
-"""What can go wrong in gredis.
+"""The errors of gredis, one tree:
 
 GredisError
-├── BadName            a name that cannot be a channel's, a group's or a queue's
-├── MessageTooLarge    a message above the limit of the crossbar
-├── Unreachable        Redis did not answer within the timeout of the caller
-├── RedisRefused       Redis answered with an error (no memory, no permission, …)
-├── DecryptionFailed             an encrypted message that none of our keys opens
+├── BadName            not a valid name of a channel, group or queue   (also a TypeError)
+├── MessageTooLarge    a message above the size limit                  (also a ValueError)
+├── Unreachable        no answer from Redis within the timeout         (also a ConnectionError)
+├── RedisRefused       Redis answered with an error
+├── DecryptionFailed   no configured key decrypts a message
 ├── Closed             the crossbar of this process has been closed
-├── Gone               the process that an address belongs to is no longer there
-└── Full               an inbox or a queue holds as many messages as it may
+├── Gone               the process that an address belongs to has died
+└── Full               an inbox or a queue is at its capacity
 """
 
 
 class GredisError(Exception):
-    """Any error of gredis."""
+    """Base class of all errors that gredis raises."""
 
 
 class BadName(GredisError, TypeError):
-    """A name that cannot be a channel's, a group's or a queue's."""
+    """Not a valid name of a channel, group or queue."""
 
 
 class MessageTooLarge(GredisError, ValueError):
-    """A message above the limit of the crossbar."""
+    """The message exceeds the size limit of the crossbar."""
 
 
 class Unreachable(GredisError, ConnectionError):
-    """Redis did not answer within the timeout of the caller."""
+    """Redis (or the hub) did not answer within the caller's timeout."""
 
 
 class RedisRefused(GredisError):
-    """Redis answered with an error: no memory left, no permission, …"""
+    """Redis answered with an error: out of memory, no permission, …"""
 
 
 class DecryptionFailed(GredisError):
-    """A message that none of our keys opens, or one that is not encrypted where it should be."""
+    """No configured key decrypts the message, or it was sent without encryption."""
 
 
 class Closed(GredisError):
@@ -41,8 +41,8 @@ class Closed(GredisError):
 
 
 class Gone(GredisError):
-    """The process that an address belongs to is no longer there; nothing was stored."""
+    """The process that the address belongs to has died."""
 
 
 class Full(GredisError):
-    """An inbox or a queue holds as many messages as it may; nothing was stored."""
+    """The inbox or queue is at its capacity; nothing was stored."""

@@ -1,13 +1,13 @@
-"""Names: who a message can be for.
+"""Names: the destinations that a message can have.
 
-    address   `inbox!local`   one receiver (local) in one process (inbox)     unicast
-    queue     `http`          whoever takes from it, one process a message    anycast
-    group     `room-7`        every process with members, each once           multicast
+    address   `inbox!local`   one receiver (local) in one process (inbox)         unicast
+    queue     `http`          one of the processes that consume from it           anycast
+    group     `room-7`        every process with members, one message for each    multicast
 
-An inbox is named at random when its process starts, so a name is never used twice: what was meant
-for a dead process cannot reach its successor.
+An inbox gets a random name when its process starts, and names are never reused: a message for a
+dead process cannot reach its successor.
 
-This file only makes and splits names. What travels under them is in `messages.py`.
+This file only makes and splits names. Messages sent to them are in `messages.py`.
 Taught in notebooks/07_crossbar.ipynb. Read next: `messages.py`.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from gredis.errors import BadName
 
 INBOX_BYTES = 9
-"""Random bytes of an inbox's name: 72 bits, so that no two processes ever share one."""
+"""Random bytes in the name of an inbox: 72 bits, so that two processes never share one."""
 
 SEPARATOR = "!"
 """Between inbox and local, as in Channels' process-local channel names."""
@@ -38,9 +38,9 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """The address in `text`, "inbox!local" or Channels' "prefix.inbox!local".
+        """Return the address in `text`, "inbox!local" or Channels' "prefix.inbox!local".
 
-        Raises `BadName` when there is no "!" in it or one of its parts is empty.
+        Raises `BadName` if `text` has no "!" or if one of its parts is empty.
         """
         head, separator, local = text.partition(SEPARATOR)
         inbox = head.rpartition(".")[2]
@@ -50,7 +50,7 @@ class Address:
 
 
 def new_inbox() -> str:
-    """A name that no other process has (12 letters, digits, "-" and "_")."""
+    """Return a name that no other process has (12 letters, digits, "-" and "_")."""
     return secrets.token_urlsafe(INBOX_BYTES)
 
 
@@ -58,5 +58,5 @@ _numbers = itertools.count(1)
 
 
 def new_local() -> str:
-    """A name that no other receiver of this process has."""
+    """Return a name that no other receiver in this process has."""
     return format(next(_numbers), "x")

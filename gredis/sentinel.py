@@ -1,11 +1,12 @@
-"""Sentinels: what to ask them, and how to read the answer. No I/O.
+"""Redis Sentinel: the query for the current master, and its answer. No I/O.
 
-A sentinel is a Redis that knows where the master of a group of Redis servers is at the moment.
-After a failover the connection is lost, and drivers ask again when they make it anew. What the old
-master had not yet copied is lost, as Redis's replication is asynchronous; each process notices a
-gap or a reset of its numbers and says so.
+A sentinel knows which server of a replicated group is the master. After a failover the connection
+is lost, and drivers query again before they reconnect. Redis replicates asynchronously, so writes
+that the old master had not yet copied are lost. Each process detects that by a gap or a reset of
+its message numbers and reports it.
 
 https://redis.io/docs/latest/develop/reference/sentinel-clients/
+Read next: `drivers/gevent.py`.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import hiredis
 
 
 def encode_query(name: str) -> bytes:
-    """What to send to a sentinel."""
+    """Return the bytes that ask a sentinel for the master of the group `name`."""
     command: tuple[Any, ...] = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
-    asked: bytes = hiredis.pack_command(command)
-    return asked
+    query: bytes = hiredis.pack_command(command)
+    return query
 
 
 def decode_answer(answer: bytes, name: str) -> tuple[str, int]:
-    """Host and port in a sentinel's answer; `ConnectionError` when there are none."""
+    """Return host and port from a sentinel's answer. Raises `ConnectionError` if it has none."""
     reader = hiredis.Reader()
     reader.feed(answer)
     found = reader.gets()
     if not isinstance(found, list) or len(found) != 2:
-        raise ConnectionError(f"it answered {found!r} about {name!r}")
+        raise ConnectionError(f"the sentinel answered {found!r} about {name!r}")
     return found[0].decode(), int(found[1])

@@ -1,8 +1,9 @@
-"""Looking in: what inboxes, queues and groups there are, and how they do.
+"""Status: the inboxes, queues and groups of a crossbar, for people and for Prometheus.
 
-`read(url)` gives the figures, `table(figures)` makes them readable; the command is
-`python -m gredis status --url …`. It asks once with one call and announces a short-lived process of
-its own, which is left out of the table.
+`read(url)` returns the figures, and `table(figures)` formats them; the command is
+`python -m gredis status --url …`. It makes one call to each host. For that it registers as a
+short-lived process of its own, which is left out of the figures. Works with processes of any
+driver.
 
 Read next: `__main__.py`.
 """
@@ -11,44 +12,59 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from gredis.client import Urls
 from gredis.drivers.gevent import GeventCrossbar
 
-MetricFamily = tuple[str, str, str, Mapping[str, float]]
-"""A metric: name, "counter" or "gauge", what it is, and its values by their labels."""
-
-_COUNTED = {
-    "received": "Messages that came to this process",
+_COUNTERS = {
+    "received": "Messages received by this process",
     "delivered": "Deliveries to receivers of this process",
-    "dropped": "Messages that nobody in this process was meant by",
-    "lost": "Messages that were sent while this process's inbox was full",
+    "dropped": "Messages received for which this process has no receiver",
+    "lost": "Messages lost because they were sent while the inbox of this process was full",
 }
+
+
+class MetricFamily(NamedTuple):
+    """A metric for Prometheus: its values by their labels."""
+
+    name: str
+    type: str  # "counter" or "gauge"
+    help: str
+    samples: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class InboxFigures:
-    """One process: is it there, messages kept, ms the oldest is old, messages ever, dropped ever.
+    """One process.
 
-    Up to `session.TRIM_AFTER` of those kept it has read already: they are freed together. So many
-    old messages of a quiet process mean nothing; more, and growing, mean that it does not read.
+    `present`: whether it is connected. `kept`: messages in its inbox. `age`: milliseconds since the
+    oldest was sent. `total` and `dropped`: messages since it started.
+
+    Up to `session.TRIM_AFTER` of the kept messages have been read already, because they are freed
+    in batches. So a few old messages of a quiet process mean nothing; more, and growing, mean that
+    it does not read.
     """
 
     name: str
     present: bool
     kept: int
     age: int
-    ever: int
+    total: int
     dropped: int
 
 
 @dataclass(frozen=True)
 class QueueFigures:
-    """One queue: its consumers, their free room, messages waiting, age of the oldest in ms."""
+    """One queue.
+
+    `consumers`: processes. `room`: messages that they have room for. `waiting`: messages. `age`:
+    milliseconds since the oldest was sent.
+    """
 
     name: str
-    takers: int
+    consumers: int
     room: int
     waiting: int
     age: int
@@ -56,7 +72,7 @@ class QueueFigures:
 
 @dataclass(frozen=True)
 class GroupFigures:
-    """One group: processes with members."""
+    """One group, and the number of processes with members."""
 
     name: str
     processes: int
@@ -64,7 +80,7 @@ class GroupFigures:
 
 @dataclass
 class Figures:
-    """All figures of all hosts."""
+    """The figures of all hosts."""
 
     inboxes: list[InboxFigures] = field(default_factory=list)
     queues: list[QueueFigures] = field(default_factory=list)
@@ -72,7 +88,7 @@ class Figures:
 
 
 def read(url: Urls, prefix: str = "gredis", *, timeout: float = 5.0) -> Figures:
-    """The figures at `url`; raises `Unreachable`. Works with any driver's processes."""
+    """Return the figures at `url`. Raises `Unreachable`."""
     crossbar = GeventCrossbar(url, prefix, timeout=timeout)
     try:
         return read_from(crossbar)
@@ -81,7 +97,7 @@ def read(url: Urls, prefix: str = "gredis", *, timeout: float = 5.0) -> Figures:
 
 
 def read_from(crossbar: GeventCrossbar) -> Figures:
-    """The figures as a crossbar that is there already sees them, without its own inbox."""
+    """Return the figures by means of an existing crossbar, without its own inbox."""
     figures = Figures()
     for reply in crossbar.status():
         inboxes, queues, groups = reply.get()
@@ -94,55 +110,58 @@ def read_from(crossbar: GeventCrossbar) -> Figures:
 
 
 def metrics(crossbar: GeventCrossbar) -> list[MetricFamily]:
-    """Figures for Prometheus: what became of this process's messages, and what waits in queues.
+    """Return the counters of this process, and the lengths of all queues.
 
-    Those of the queues are the same in every process. Raises `Unreachable`.
+    The latter are the same in every process. Raises `Unreachable`.
     """
     counters = crossbar.router.counters
-    found: list[MetricFamily] = [
-        (f"gredis_messages_{name}_total", "counter", meaning, {"": getattr(counters, name)})
-        for name, meaning in _COUNTED.items()
+    found = [
+        MetricFamily(
+            f"gredis_messages_{name}_total", "counter", text, {"": getattr(counters, name)}
+        )
+        for name, text in _COUNTERS.items()
     ]
     waiting = {f'queue="{each.name}"': each.waiting for each in read_from(crossbar).queues}
-    return [*found, ("gredis_queue_waiting", "gauge", "Messages that wait in a queue", waiting)]
+    return [
+        *found,
+        MetricFamily("gredis_queue_waiting", "gauge", "Messages waiting in a queue", waiting),
+    ]
 
 
 def table(figures: Figures) -> str:
-    """The figures for people."""
+    """Return the figures as text."""
     inboxes = [
-        (each.name, "yes" if each.present else "no", each.kept, seconds(each.age), each.ever,
+        (each.name, "yes" if each.present else "no", each.kept, seconds(each.age), each.total,
          each.dropped)
         for each in figures.inboxes
     ]  # fmt: skip
     queues = [
-        (each.name, each.takers, each.room, each.waiting, seconds(each.age))
-        for each in sorted(figures.queues, key=lambda each: each.name)
+        (each.name, each.consumers, each.room, each.waiting, seconds(each.age))
+        for each in sorted(figures.queues, key=attrgetter("name"))
     ]
-    groups = [(each.name, each.processes) for each in sorted(figures.groups, key=_by_name)]
+    groups = [
+        (each.name, each.processes) for each in sorted(figures.groups, key=attrgetter("name"))
+    ]
     return "\n\n".join([
-        columns(("inbox", "there", "kept", "oldest", "ever", "dropped"), inboxes),
-        columns(("queue", "takers", "room", "waiting", "oldest"), queues),
+        columns(("inbox", "connected", "kept", "oldest", "total", "dropped"), inboxes),
+        columns(("queue", "consumers", "room", "waiting", "oldest"), queues),
         columns(("group", "processes"), groups),
     ])  # fmt: skip
 
 
-def _by_name(each: Any) -> str:
-    return str(each.name)
-
-
 def seconds(milliseconds: int) -> str:
-    """An age as people write it."""
+    """Return an age in seconds, "-" for none."""
     return f"{milliseconds / 1000:.1f} s" if milliseconds else "-"
 
 
 def columns(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    """Rows under their heads, names to the left and figures to the right."""
+    """Return rows under a head: the first column aligned left, the others right."""
     lines = [head, *(tuple(map(str, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
     )

@@ -1,1 +1,1 @@
-"""Carriers: how the crossbar's verbs look on a wire. They encode; `drivers/` wait."""
+"""Carriers: the crossbar's verbs on a wire. They encode and decode; `drivers/` do the I/O."""

@@ -1,34 +1,43 @@
 """The Redis carrier: the crossbar's verbs as Redis commands, and back. No I/O here.
 
-Every key that we use (`P` is the prefix, "gredis" unless configured):
+All keys in use (`P` is the prefix, "gredis" unless configured):
 
-    key              type    what                                               goes when
-    P:inbox:INBOX    stream  messages for one process, in field m; ids are       it departs; 60 s
-                             NUMBER-MILLISECONDS, numbered without gaps         after its death
-    P:state:INBOX    hash    seq: number of its last message; dropped: messages   with its inbox
-                             that found it full; call: number of its last
-                             call that was carried out; announced: number of
-                             the announcement that told of the last loss,
-                             0: taken for dead, to be told; absent: since when,
-                             in milliseconds, it has not been seen
-    P:entries:INBOX  set     "group:G", "queue:Q": where it is entered          with its inbox
-    P:known          set     inboxes of all processes                           empty
-    P:group:G        set     inboxes of processes with members of G             empty
-    P:queue:Q        zset    inboxes that take from Q; score: minus their room  empty
-    P:waiting:Q      list    "MILLISECONDS MESSAGE" for which nobody has room    empty; expiry
+    key              type    content                                            removed
+    P:inbox:INBOX    stream  messages for one process, in field m; ids are      when it deregisters;
+                             NUMBER-MILLISECONDS, numbered without gaps         60 s after its death
+    P:state:INBOX    hash    seq: number of its last message; dropped: messages with its inbox
+                             that found it full; call: number of its last call
+                             that was carried out; announced: number of the
+                             registration that reported the last loss, 0 after
+                             an eviction not yet reported; absent: since when it
+                             has not been connected, in milliseconds
+    P:entries:INBOX  set     "group:G", "queue:Q": where it is registered       with its inbox
+    P:known          set     inboxes of all processes                           when empty
+    P:group:G        set     inboxes of processes with members of G             when empty
+    P:queue:Q        zset    inboxes that consume from Q; score: minus room     when empty
+    P:waiting:Q      list    "MILLISECONDS MESSAGE" that no consumer has room   when empty; expiry
+                             for
 
-and one pub/sub channel, `P:here:INBOX`. A process is alive as long as it is subscribed to its own,
-and each message is pushed there the moment it is stored: nobody reads, nobody polls, a message
-costs one command in all. The stream is what makes pushes safe: after a cut connection a process
-fetches what it has missed, and the numbers tell what it has seen already.
+and one pub/sub channel per process, `P:here:INBOX`. A process is alive as long as it is subscribed
+to its own channel, because Redis ends the subscription when the TCP connection dies.
 
-Who is killed cannot tidy up: others do, as soon as they send to it or learn that it has gone, or
-when they announce themselves. So what the last process leaves that is killed (none of it grows)
-stays until the next one comes.
+A message is stored in the stream and published on that channel in the same script, inline. So the
+receiver neither polls nor reads: the push *is* the message, and a message costs one command in all.
+Pub/sub alone would lose messages when a connection is cut. The stream makes up for that: after
+reconnecting, a process fetches everything after the last number it has seen, and ignores pushed
+copies until it has caught up. The stream is trimmed in batches, long after delivery, so trimming
+costs almost nothing per message.
 
-All changes are made by the scripts in `scripts/`, each one atomic and one command.
+A killed process cannot clean up. Other processes do that when they send to it, when they are told
+that its lifeline has ended, or when they register. If the last process of all is killed, its keys
+stay until the next one starts; they do not grow.
+
+All changes are made by the scripts in `scripts/`, each one atomic and one command. Scripts are
+addressed by the digest of their text, so processes of two releases can share a Redis as long as the
+keys above keep their meaning.
+
 Works with Redis 6.2 to 8 and Valkey. Taught in notebooks/08_gredis_on_redis.ipynb.
-Read next: `session.py`.
+Read next: `scripts/common.lua`, then `session.py`.
 """
 
 from __future__ import annotations
@@ -48,7 +57,7 @@ from gredis.errors import GredisError
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script and the digest by which Redis knows it once it is loaded."""
+    """A Lua script, and the digest by which Redis knows it once it is loaded."""
 
     text: str
     digest: str
@@ -56,7 +65,7 @@ class Script:
 
 @cache
 def scripts() -> dict[str, Script]:
-    """The scripts by name, each with `common.lua` in front."""
+    """Return all scripts by name, each with `common.lua` in front."""
     folder = files("gredis.carriers").joinpath("scripts")
     common = folder.joinpath("common.lua").read_text()
     found = {}
@@ -71,7 +80,7 @@ def scripts() -> dict[str, Script]:
 
 @dataclass(frozen=True, slots=True)
 class RedisCarrier:
-    """Says in Redis commands what one process wants."""
+    """Encodes the calls of one process as Redis commands."""
 
     inbox: str
     prefix: str = "gredis"
@@ -81,9 +90,10 @@ class RedisCarrier:
     client_name: str | None = None
 
     def handshake(self) -> list[Command]:
-        """What to send first; each but SUBSCRIBE, whose answer is a push, is answered once.
+        """Return the commands to send first.
 
-        The subscription comes before the announcement: who is announced must be there.
+        The subscription comes before the registration: a process must be present when others learn
+        of it.
         """
         hello: Command = ("HELLO", 3)
         if self.password is not None:
@@ -97,37 +107,37 @@ class RedisCarrier:
         return [*commands, *loads, ("SUBSCRIBE", self.here)]
 
     def count_replies(self, commands: list[Command]) -> int:
-        """How many answers these commands of the handshake have."""
+        """Return the number of replies; SUBSCRIBE has none, because it is answered by a push."""
         return sum(command[0] != "SUBSCRIBE" for command in commands)
 
     @property
     def here(self) -> str:
-        """The channel whose subscription says that this process lives."""
+        """The channel whose subscription proves that this process is alive."""
         return f"{self.prefix}:here:{self.inbox}"
 
     def call(self, script: str, number: int, *arguments: Any) -> Command:
-        """The command that runs a script as this process's call of that number (0: uncounted)."""
+        """Return the command that runs a script as this process's call `number` (0: uncounted)."""
         return (
             "EVALSHA", scripts()[script].digest, 0, self.prefix, self.inbox, number, *arguments
         )  # fmt: skip
 
     def encode(self, commands: list[Command]) -> bytes:
-        """Commands as they go over the wire."""
+        """Return commands in the Redis protocol."""
         return b"".join(map(hiredis.pack_command, commands))
 
     def decoder(self) -> Decoder:
-        """What makes sense of the bytes of one connection."""
+        """Return a decoder for one new connection."""
         return Decoder()
 
 
 class Decoder:
-    """The bytes of one connection (RESP3), taken apart."""
+    """Decodes the bytes of one connection (RESP3)."""
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader()
 
     def feed(self, received: bytes) -> Iterator[Incoming]:
-        """What is complete with these bytes."""
+        """Yield everything that these bytes complete."""
         self._reader.feed(received)
         while (found := self._next()) is not False:
             if isinstance(found, hiredis.PushNotification):
@@ -143,4 +153,4 @@ class Decoder:
         try:
             return self._reader.gets()
         except hiredis.ProtocolError as error:
-            raise GredisError(f"this is not Redis, or it is broken: {error}") from error
+            raise GredisError(f"not the Redis protocol: {error}") from error

@@ -1,15 +1,15 @@
-"""A channel in the process that receives from it: a bounded buffer, and those who wait for one.
+"""A channel in the process that receives from it: a bounded buffer, and the waiting receivers.
 
-    put ──► posts, each with its age ──► take, wait      full: dropped and counted
-                     │
-                     └─ below half: tell waiting senders that there is room again
+    put ──► messages ──► get_nowait, get             full: dropped and counted
+               │
+               └─ at most half full: the callbacks of `when_room` are called
 
-This is the second of two levels of capacity: a channel that nobody reads drops its own messages,
-here, and does not fill the inbox of its whole process. Messages older than the layer's `expiry` are
-dropped when they are taken out.
+This is the second of two levels of capacity. A channel that nothing reads drops its own messages
+here, so it does not fill the inbox of its whole process. Messages older than the layer's `expiry`
+are dropped when they are taken out.
 
-A `ReceivedMessage` is a message that has come, shared by all channels that it is for: it is
-decrypted and unpacked once, whatever the number of members.
+All channels that a message is for share one `ReceivedMessage`, so it is decrypted and unpacked once
+per process, whatever the number of members.
 
 No I/O; asyncio is used for its futures. Read next: `channels/layer.py`.
 """
@@ -24,202 +24,227 @@ from collections.abc import Callable
 from typing import Any
 
 from gredis.channels.encryption import Cipher
+from gredis.drivers import runs_on_gevent
 from gredis.messages import unpack
 from gredis.router import Router
 
-Message = dict[str, Any]
+ChannelMessage = dict[str, Any]
 
-UNCHANGEABLE = frozenset({str, bytes, int, float, bool, type(None)})
-"""Types whose values may be shared: nobody can change what another receives."""
+IMMUTABLE = frozenset({str, bytes, int, float, bool, type(None)})
+"""Types whose values receivers may share, because none can change what another one gets."""
 
 
 class ReceivedMessage:
-    """A packed message and when it was sent, in milliseconds of our clock."""
+    """A packed body, and the time it was sent, in milliseconds of our clock."""
 
-    __slots__ = ("__weakref__", "_plain", "_seal", "age", "body", "sent")
+    __slots__ = ("__weakref__", "_cipher", "_decoded", "age_on_arrival", "body", "sent_at")
 
-    def __init__(self, body: bytes, sent: int) -> None:
+    def __init__(self, body: bytes, sent_at: int) -> None:
         self.body = body
-        self.sent = sent
-        self.age = _now() - sent  # when it came
-        self._seal: Cipher | None = None
-        self._plain: Message | bytes = b""
+        self.sent_at = sent_at
+        self.age_on_arrival = _now() - sent_at
+        self._cipher: Cipher | None = None  # by which `_decoded` was decrypted
+        self._decoded: ChannelMessage | bytes = b""
 
-    def decode(self, seal: Cipher) -> Message:
-        """The message, for its receiver to do with as it likes; raises `DecryptionFailed`."""
-        if self._seal is not seal:
-            self._plain = seal.decrypt(self.body)
-            self._seal = seal
-        if isinstance(self._plain, dict):
-            return self._plain.copy()
-        message: Message = unpack(self._plain)
-        if all(type(value) in UNCHANGEABLE for value in message.values()):
-            self._plain = message
+    def decode(self, cipher: Cipher) -> ChannelMessage:
+        """Return the message, for one receiver to own. Raises `DecryptionFailed`."""
+        if self._cipher is not cipher:
+            self._decoded = cipher.decrypt(self.body)
+            self._cipher = cipher
+        if isinstance(self._decoded, dict):
+            return self._decoded.copy()
+        message: ChannelMessage = unpack(self._decoded)
+        if all(type(value) in IMMUTABLE for value in message.values()):
+            # A copy of a flat dictionary is cheaper than unpacking again for the next member.
+            self._decoded = message
             return message.copy()
         return message
 
 
 class MessageCache:
-    """Makes posts: one for all channels that the same message is put into."""
+    """Returns the same `ReceivedMessage` for all channels that one body is put into."""
 
     def __init__(self) -> None:
         self._last: Callable[[], ReceivedMessage | None] = lambda: None
 
-    def get(self, body: bytes, sent: int) -> ReceivedMessage:
-        """The post of a message that is delivered at the moment."""
-        post = self._last()
-        if post is None or post.body is not body:
-            post = ReceivedMessage(body, sent)
-            self._last = weakref.ref(post)
-        return post
+    def get(self, body: bytes, sent_at: int) -> ReceivedMessage:
+        """Return the message of a body that is being delivered."""
+        # Delivery to all members happens in one go, with the same bytes object.
+        received = self._last()
+        if received is None or received.body is not body:
+            received = ReceivedMessage(body, sent_at)
+            self._last = weakref.ref(received)
+        return received
 
 
 class Channel:
-    """Messages that have come for one channel, and the calls of `receive` that wait for one.
+    """The messages received for one channel, and the calls of `receive` that wait for one.
 
-    `capacity`: messages; `expiry`: seconds; `core`: says, while a message is put, when it was sent;
-    `posts`: makes what is kept of it; `on_drop`: called with the channel's name for each message
-    dropped; `tells`: whether receivers are woken when messages were lost.
+    `capacity`: messages. `expiry`: seconds. `router`: its `sent_at` is read while a message is put.
+    `cache`: shared by all channels. `on_drop`: called with the channel's name for each message
+    dropped. `report_losses`: whether receivers are woken when messages were lost. `owner`: the task
+    that made the channel, if any.
     """
 
     def __init__(
         self,
         name: str,
+        *,
         capacity: int,
         expiry: float,
         router: Router,
-        posts: MessageCache,
+        cache: MessageCache,
         on_drop: Callable[[str], None],
-        tells: bool = False,
+        report_losses: bool = False,
+        owner: asyncio.Task[Any] | None = None,
     ) -> None:
         self.name = name
         self.capacity = capacity
         self.expiry = expiry
-        self.posts: deque[ReceivedMessage] = deque()
+        self.messages: deque[ReceivedMessage] = deque()
         self.waiting: deque[asyncio.Future[ReceivedMessage | None]] = deque()
-        self.notify: Callable[[], None] | None = None
-        self.promised = 0  # messages sent from here that have not come yet
+        self.reserved = 0  # messages sent from this process that have not arrived yet
         self.lost = 0
         self.loss_unknown = False
-        self.owner: Callable[[], asyncio.Task[Any] | None] = lambda: None
         self.ends_with_owner = False
+        self._owner = weakref.ref(owner) if owner is not None else None
         self._router = router
-        self._posts = posts
-        self._tells = tells
+        self._cache = cache
+        self._on_drop = on_drop
+        self._report_losses = report_losses
+        self._notify: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threadsafe: Callable[..., Any] | None = None
-        self.on_drop = on_drop
-        self._patient: list[Callable[[], None]] = []
+        self._room_callbacks: list[Callable[[], None]] = []
+
+    @property
+    def owner(self) -> asyncio.Task[Any] | None:
+        """The task that made the channel, if it still exists."""
+        return self._owner() if self._owner is not None else None
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for a message that would be sent now, from this process."""
-        return len(self.posts) + self.promised >= self.capacity
+        """Whether a message sent from this process now would find no room."""
+        return len(self.messages) + self.reserved >= self.capacity
+
+    # -- delivery
 
     def put(self, body: bytes) -> None:
-        """Take a message; dropped when the buffer is full (delivery is at most once)."""
-        if self.promised:
-            self.promised -= 1
-        if len(self.posts) >= self.capacity:
-            self.lost += 1
-            self.on_drop(self.name)
+        """Append a message, or drop it if the buffer is full (delivery is at most once)."""
+        if self.reserved:
+            self.reserved -= 1
+        if len(self.messages) >= self.capacity:
+            self._drop()
             return
-        post = self._posts.get(body, self._router.sent_at)
-        if self.waiting and self._hand_over(post):
+        received = self._cache.get(body, self._router.sent_at)
+        if self.waiting and self._hand_over(received):
             return
-        self.posts.append(post)
+        self.messages.append(received)
         self._wake()
 
-    def _hand_over(self, post: ReceivedMessage) -> bool:
-        """Give a message that has just come to the one who waits; not if there is more to it."""
-        if self._threadsafe is not None or self.posts or self._loss_to_tell:
+    def _drop(self) -> None:
+        self.lost += 1
+        self._on_drop(self.name)
+
+    def _hand_over(self, received: ReceivedMessage) -> bool:
+        """Give a new message directly to the first waiter, if nothing must come before it."""
+        if self._threadsafe is not None or self.messages or self._has_loss_to_report:
             return False
         future = self.waiting[0]
-        if future.done() or post.age > 1000 * self.expiry:
+        if future.done() or received.age_on_arrival > 1000 * self.expiry:
             return False
         self.waiting.popleft()
-        future.set_result(post)
+        future.set_result(received)
         return True
 
     def _wake(self) -> None:
-        if self.notify is not None:
-            self.notify()
+        if self._notify is not None:
+            self._notify()
         elif self.waiting:
             if self._threadsafe is None:
-                self._serve()
+                self._serve_waiting()
             else:
-                self._threadsafe(self._serve)
+                self._threadsafe(self._serve_waiting)
 
-    def get_nowait(self) -> ReceivedMessage | None:
-        """The next message that is not too old, or None."""
-        while self.posts:
-            post = self.posts.popleft()
-            if self._patient and 2 * len(self.posts) <= self.capacity:
-                self.release()
-            if post.sent > _now() - 1000 * self.expiry:
-                return post
-            self.lost += 1
-            self.on_drop(self.name)
-        return None
-
-    def _serve(self) -> None:
-        while self.waiting and (self.posts or self._loss_to_tell):
+    def _serve_waiting(self) -> None:
+        while self.waiting and (self.messages or self._has_loss_to_report):
             future = self.waiting.popleft()
             if future.done():
                 continue
-            if self._loss_to_tell:
+            if self._has_loss_to_report:
                 future.set_result(None)
-            elif (post := self.get_nowait()) is not None:
-                future.set_result(post)
+            elif (received := self.get_nowait()) is not None:
+                future.set_result(received)
             else:
                 self.waiting.appendleft(future)
 
-    def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[ReceivedMessage | None]:
-        """To be awaited: the next message; None when messages were lost."""
+    # -- receiving
+
+    def listen(self, notify: Callable[[], None]) -> None:
+        """Call `notify`, which must not block, whenever messages or losses have arrived."""
+        self._notify = notify
+
+    def get_nowait(self) -> ReceivedMessage | None:
+        """Return the next message that has not expired, or None."""
+        while self.messages:
+            received = self.messages.popleft()
+            if self._room_callbacks and 2 * len(self.messages) <= self.capacity:
+                self.release_senders()
+            if received.sent_at > _now() - 1000 * self.expiry:
+                return received
+            self._drop()
+        return None
+
+    def get(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[ReceivedMessage | None]:
+        """Return a future of the next message, or of None if messages were lost."""
         if loop is not self._loop:
             self._loop = loop
-            if getattr(loop, "on_gevent", False):
-                self._threadsafe = loop.call_soon_threadsafe  # another greenlet puts messages
+            if runs_on_gevent(loop):
+                self._threadsafe = loop.call_soon_threadsafe  # `put` runs in another greenlet
         future: asyncio.Future[ReceivedMessage | None] = loop.create_future()
         self.waiting.append(future)
         return future
 
     def cancel_get(self, future: asyncio.Future[ReceivedMessage | None]) -> None:
-        """Who awaited it was cancelled, and takes no message."""
+        """Cancel a `get` whose task was cancelled; a message it already has is put back."""
         if not future.done() or future.cancelled():
             if future in self.waiting:
                 self.waiting.remove(future)
-        elif (post := future.result()) is not None:
-            self.posts.appendleft(post)
-            self._serve()
+        elif (received := future.result()) is not None:
+            self.messages.appendleft(received)
+            self._serve_waiting()
 
-    def when_room(self, told: Callable[[], None]) -> bool:
-        """Call `told` when the buffer is half empty; False when that is so already."""
-        if 2 * len(self.posts) <= self.capacity:
+    # -- back-pressure
+
+    def when_room(self, callback: Callable[[], None]) -> bool:
+        """Call `callback` once the buffer is at most half full. Return False if it is so now."""
+        if 2 * len(self.messages) <= self.capacity:
             return False
-        self._patient.append(told)
+        self._room_callbacks.append(callback)
         return True
 
-    def release(self) -> None:
-        """Tell all waiting senders."""
-        callbacks, self._patient = self._patient, []
-        for told in callbacks:
-            told()
+    def release_senders(self) -> None:
+        """Call all callbacks of `when_room`."""
+        callbacks, self._room_callbacks = self._room_callbacks, []
+        for callback in callbacks:
+            callback()
 
-    def on_loss(self, count: int | None) -> None:
-        """Messages for this process were lost: how many, None when that is not known."""
-        self.promised = 0
+    # -- losses
+
+    def record_loss(self, count: int | None) -> None:
+        """Record that messages for this process were lost; `count` is None if unknown."""
+        self.reserved = 0
         self.lost += count or 0
         self.loss_unknown |= count is None
-        if self._tells:
+        if self._report_losses:
             self._wake()
 
     @property
-    def _loss_to_tell(self) -> bool:
-        return self._tells and (self.lost > 0 or self.loss_unknown)
+    def _has_loss_to_report(self) -> bool:
+        return self._report_losses and (self.lost > 0 or self.loss_unknown)
 
-    def losses(self) -> int | None:
-        """Messages lost since the last time this was asked; None when it is not known how many."""
+    def take_losses(self) -> int | None:
+        """Return the number of messages lost since the last call, None if unknown."""
         lost, unknown, self.lost, self.loss_unknown = self.lost, self.loss_unknown, 0, False
         return None if unknown else lost
 

@@ -1,10 +1,11 @@
-"""Encryption: messages that only those can read who have a key, whoever runs the Redis.
+"""Encryption: only processes that have a key can read messages, whoever operates Redis.
 
-Fernet, with keys derived from any text; the first key seals, every key opens, so keys are rotated
-by putting a new one in front and dropping the last one when nothing sealed with it can be on its
+Fernet, with keys derived from any text. The first key encrypts, and every key decrypts. To rotate
+keys, put a new one in front, and drop the last one when no message encrypted with it can be under
 way. Names of channels and groups are not hidden. Needs the extra `thyme[encryption]`.
 
 https://cryptography.io/en/latest/fernet/
+Read next: `channels/layer.py`.
 """
 
 from __future__ import annotations
@@ -21,33 +22,35 @@ if TYPE_CHECKING:
 
 
 class Cipher:
-    """Seals and opens packed bodies; without keys, leaves them as they are."""
+    """Encrypts and decrypts packed bodies. Without keys, it returns them unchanged."""
 
     def __init__(self, keys: Sequence[str | bytes] = ()) -> None:
         if isinstance(keys, str | bytes):
-            raise GredisError("got one key, expected a list of keys: the first seals, all open")
+            raise GredisError(
+                "got one key, expected a list of keys: the first one encrypts, all decrypt"
+            )
         self._fernet = _fernet(keys) if keys else None
 
     def encrypt(self, body: bytes) -> bytes:
-        """`body`, for the eyes of those who have a key."""
+        """Return `body`, encrypted with the first key."""
         if self._fernet is None:
             return body
-        sealed: bytes = self._fernet.encrypt(body)
-        return base64.urlsafe_b64decode(sealed)  # Fernet's text is a third longer
+        token: bytes = self._fernet.encrypt(body)
+        return base64.urlsafe_b64decode(token)  # Fernet's text is a third longer
 
     def decrypt(self, body: bytes) -> bytes:
-        """What was sealed; raises `DecryptionFailed` when none of our keys opens it."""
+        """Return the decrypted body. Raises `DecryptionFailed` if no key decrypts it."""
         if self._fernet is None:
             return body
         from cryptography.fernet import InvalidToken
 
         try:
-            opened: bytes = self._fernet.decrypt(base64.urlsafe_b64encode(body))
+            decrypted: bytes = self._fernet.decrypt(base64.urlsafe_b64encode(body))
         except InvalidToken as error:
             raise DecryptionFailed(
-                "a message that none of symmetric_encryption_keys opens"
+                "no key of symmetric_encryption_keys decrypts a message"
             ) from error
-        return opened
+        return decrypted
 
 
 def _fernet(keys: Sequence[str | bytes]) -> MultiFernet:

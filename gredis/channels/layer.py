@@ -2,19 +2,18 @@
 
     CHANNEL_LAYERS = {"default": {"BACKEND": "gredis.GredisChannelLayer", "CONFIG": {"url": …}}}
 
-A channel name with "!" is an address and is sent to by unicast, any other is a queue and is sent to
-by anycast; a group is a group. What the contract says of each method is in Channels' specification:
+A channel name with "!" is an address, so it is sent to by unicast; any other is a queue, sent to by
+anycast; a group is a group. Channels' specification has the contract of each method:
 https://channels.readthedocs.io/en/latest/channel_layer_spec.html
 
-The driver is that of the running loop: on gevent all share the process's crossbar, on stock asyncio
-each loop has its own. So the layer works in any process, also in `async_to_sync(layer.group_send)`
-from a plain thread; a channel belongs to the loop it was made in.
+The running loop decides the driver: on gevent, all code shares the process's crossbar; on stock
+asyncio, each loop has its own. So the layer works in any process, also in
+`async_to_sync(layer.group_send)` from a plain thread. A channel belongs to the loop that made it.
 
-Where we differ: only the process that made a channel may add it to groups; memberships end with
-their channel or process and not with time (`group_expiry`), and a channel ends with the task that
-has made it once nobody receives from it any more; a channel of another process that is
-full drops messages, counted there, while its sender sees `ChannelFull` only when its whole inbox is
-full.
+Deviations from channels_redis: only the process that made a channel may add it to groups.
+Memberships end with their channel or process, not after a time (`group_expiry`). A channel ends
+with the task that made it, once no `receive` waits for it. A full channel of another process drops
+messages and counts them there; its sender gets `ChannelFull` only if that whole inbox is full.
 
 Taught in notebooks/07_crossbar.ipynb. Read next: `channels/channel.py`, then
 `thyme/split/relay/gevent.py`, the other user of the crossbar.
@@ -27,65 +26,59 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from gredis.channels.channel import Channel, Message, MessageCache, ReceivedMessage
-from gredis.channels.confirms import ConfirmCounter, Confirmer
+from gredis.channels.channel import Channel, ChannelMessage, MessageCache, ReceivedMessage
+from gredis.channels.confirms import ConfirmCounter
 from gredis.channels.encryption import Cipher
 from gredis.client import TIMEOUT_SECONDS, Urls
+from gredis.drivers import connect, running_loop
 from gredis.errors import DecryptionFailed, GredisError
 from gredis.messages import pack
-from gredis.names import SEPARATOR, Address
+from gredis.names import SEPARATOR, Address, new_local
 
 log = logging.getLogger("gredis")
 
 RECEIVE_ROOM = 100
-"""Messages of a shared channel that one process may hold before they wait in Redis instead."""
+"""Messages of a shared channel that one process holds; beyond that they wait in Redis."""
 
 WARNING_SECONDS = 10.0
-"""Between two warnings about dropped messages; each says how many there were."""
+"""Minimum time between two warnings about dropped messages; each one has their number."""
 
 LOSS = "messages.lost"
-"""Type of the event that says how many messages a channel has lost, with `announce_losses`."""
+"""Type of the event that reports losses to a consumer, with `announce_losses`."""
 
 
 class ChannelTable:
-    """The channels that are received from on one crossbar; it ends with it."""
+    """The channels that are received from on one crossbar; shared by all layers that use it."""
 
     def __init__(self, crossbar: Any) -> None:
         self.crossbar = crossbar
         self.channels: dict[str, Channel] = {}
-        self.posts = MessageCache()
+        self.cache = MessageCache()
         self.connected = False
-        acknowledger = Confirmer(crossbar.send_confirm, self._find)
-        crossbar.router.acknowledge = acknowledger
-        crossbar.router.watch_losses(self._lose)
+        crossbar.router.watch_losses(self._record_loss)
 
-    def _find(self, local: str) -> Channel | None:
-        receiver = self.crossbar.router.receiver(local)
-        channel = getattr(receiver, "__self__", None)
-        return channel if isinstance(channel, Channel) else None
-
-    def _lose(self, count: int | None) -> None:
+    def _record_loss(self, count: int | None) -> None:
         for channel in list(self.channels.values()):
-            channel.on_loss(count)
+            channel.record_loss(count)
 
 
 class GredisChannelLayer(BaseChannelLayer):
     """Channels' channel layer on the crossbar of this process, or of this loop.
 
-    `url`: where Redis or the hub is, or several of them, see `location.py`; `prefix`: of all keys.
-    `capacity`: messages of one channel that nobody has received yet (`channel_capacity`: the same
-    by pattern); `expiry`: seconds after which a message that nobody has received is dropped.
-    `group_expiry` is accepted and has no effect: memberships end with their channel.
+    `url`: that of Redis or a hub, or several, see `location.py`. `prefix`: of all keys.
+    `capacity`: messages of one channel that have not been received yet (`channel_capacity`: the
+    same by pattern). `expiry`: seconds after which such a message is dropped. `group_expiry` is
+    accepted for compatibility and has no effect: memberships end with their channel.
     `symmetric_encryption_keys`: see `channels/encryption.py`. `timeout`: seconds that callers wait
-    for a Redis that is away, and waiting senders for a full receiver. `wait_for_receivers`: whether
-    `group_send` waits for full receivers unless told otherwise. `announce_losses`: whether a
-    consumer receives {"type": "messages.lost", "count": number or None} when messages for it were
-    lost.
+    for a Redis that is away, and confirmed senders for full receivers. `wait_for_receivers`: the
+    default of `group_send(…, wait=…)`. `announce_losses`: whether a consumer receives
+    {"type": "messages.lost", "count": number or None} when messages for it were lost.
     """
 
     extensions = ("groups", "flush")
@@ -113,218 +106,211 @@ class GredisChannelLayer(BaseChannelLayer):
         self.wait_for_receivers = wait_for_receivers
         self.announce_losses = announce_losses
         self.dropped = 0
-        self._seal = Cipher(symmetric_encryption_keys)
-        self._warned = (-WARNING_SECONDS, 0)
-        self._near: tuple[Callable[[], Any], ChannelTable] | None = None
+        self._cipher = Cipher(symmetric_encryption_keys)
+        self._last_warning = (-WARNING_SECONDS, 0)  # when, and `dropped` at that time
+        self._recent: tuple[Callable[[], Any], ChannelTable] | None = None
 
     @property
     def crossbar(self) -> Any:
         """The crossbar of this process (on gevent), or of the running loop (on stock asyncio)."""
-        loop = _running_loop()
-        if loop is None or getattr(loop, "on_gevent", False):  # no loop: a greenlet of its own
-            from gredis.drivers import gevent as driver
-        else:
-            from gredis.drivers import asyncio as driver  # type: ignore[no-redef]
-        crossbar = driver.connect(self.url, self.prefix)
+        crossbar = connect(self.url, self.prefix)
         crossbar.timeout = self.timeout
         crossbar.start()
         return crossbar
 
     def metrics(self) -> list[Any]:
-        """Queue lengths and drops of this process, on gevent, for thyme's /metrics."""
+        """Return queue lengths and message counters of this process, for /metrics. On gevent."""
         from gredis.status import metrics
 
         return list(metrics(self.crossbar))
 
-    def _desk(self) -> ChannelTable:
-        """The desk of this process or loop; the last one asked for is at hand."""
-        loop = _running_loop()
-        near = self._near
-        if near is not None and near[0]() is loop and not near[1].crossbar.closed:
-            return near[1]
-        crossbar = self.crossbar
-        if crossbar.desk is None:
-            crossbar.desk = ChannelTable(crossbar)
-        found: ChannelTable = crossbar.desk
+    def _table(self) -> ChannelTable:
+        """Return the table of this process or loop; the one used last is remembered."""
+        loop = running_loop()
+        recent = self._recent
+        if recent is not None and recent[0]() is loop and not recent[1].crossbar.closed:
+            return recent[1]
+        found: ChannelTable = self.crossbar.shared(ChannelTable)
         if loop is not None:
-            self._near = weakref.ref(loop), found
+            self._recent = weakref.ref(loop), found
         return found
 
     # -- sending
 
-    async def send(self, channel: str, message: Message) -> None:
-        """Send a message to a channel; raises `ChannelFull`, and `TypeError` for a bad name."""
+    async def send(self, channel: str, message: ChannelMessage) -> None:
+        """Send a message to a channel. Raises `ChannelFull`, and `TypeError` for a bad name."""
         self.require_valid_channel_name(channel)
         body = self._pack(message)
         if SEPARATOR in channel:
             await self._send_to_address(channel, body)
             return
-        waiting, crossbar = self.get_capacity(channel), self.crossbar
-        reply = crossbar.anycast_packed(channel, body, waiting, self.expiry)
+        capacity, crossbar = self.get_capacity(channel), self.crossbar
+        reply = crossbar.anycast_packed(channel, body, capacity, self.expiry)
         if await crossbar.await_reply(reply) == b"FULL":
-            raise ChannelFull(f"channel {channel!r} holds {waiting} messages")
+            raise ChannelFull(f"channel {channel!r} is full: {capacity} messages wait in it")
 
     async def _send_to_address(self, channel: str, body: bytes) -> None:
-        desk, address = self._desk(), Address.parse(channel)
-        here = desk.channels.get(channel)
-        if here is not None:
-            if here.full:
-                raise ChannelFull(f"channel {channel!r} holds {here.capacity} messages")
-            here.promised += 1  # the next sender must count this one, too
+        table, address = self._table(), Address.parse(channel)
+        local = table.channels.get(channel)
+        if local is not None:
+            if local.full:
+                raise ChannelFull(
+                    f"channel {channel!r} is full: it holds {local.capacity} messages"
+                )
+            local.reserved += 1  # the next sender must count this message, too
         try:
-            reply = await desk.crossbar.await_reply(desk.crossbar.unicast_packed(address, body))
+            reply = await table.crossbar.await_reply(table.crossbar.unicast_packed(address, body))
         except GredisError:
-            if here is not None:
-                here.promised = max(0, here.promised - 1)
+            if local is not None:
+                local.reserved = max(0, local.reserved - 1)
             raise
         if reply == b"FULL":
-            raise ChannelFull(f"the inbox of {channel!r} is full")
+            raise ChannelFull(f"the inbox of the process that has channel {channel!r} is full")
 
-    def _pack(self, message: Message) -> bytes:
+    def _pack(self, message: ChannelMessage) -> bytes:
         if not isinstance(message, dict):
             raise TypeError(f"got a message of type {type(message).__name__}, expected a dict")
-        return self._seal.encrypt(pack(message))
+        return self._cipher.encrypt(pack(message))
 
     # -- receiving
 
-    async def receive(self, channel: str) -> Message:
-        """The next message of a channel; waits for it."""
-        desk, loop = self._desk(), asyncio.get_running_loop()
-        found = desk.channels.get(channel)
+    async def receive(self, channel: str) -> ChannelMessage:
+        """Wait for the next message of a channel, and return it."""
+        table, loop = self._table(), asyncio.get_running_loop()
+        found = table.channels.get(channel)
         if found is None:
             self.require_valid_channel_name(channel)
-            found = self._open(desk, channel)
+            found = self._open(table, channel)
             if SEPARATOR not in channel:
-                taken = desk.crossbar.consume(channel, self._taker(desk, found), RECEIVE_ROOM)
-                await desk.crossbar.await_reply(taken)
-        while (lost := self._losses(found)) is None:
-            post = None if found.waiting else found.get_nowait()
-            if post is None:
-                arrival = found.wait(loop)
+                reply = table.crossbar.consume(channel, found.put, RECEIVE_ROOM)
+                await table.crossbar.await_reply(reply)
+        while (loss := self._loss_event(found)) is None:
+            received = None if found.waiting else found.get_nowait()
+            if received is None:
+                arrival = found.get(loop)
                 try:
-                    post = await arrival
+                    received = await arrival
                 except asyncio.CancelledError:
                     found.cancel_get(arrival)
-                    self._receiver_left(desk, found)
+                    self._on_receive_cancelled(table, found)
                     raise
-                if post is None:
+                if received is None:
                     continue  # messages were lost
             if SEPARATOR not in channel:
-                desk.crossbar.task_done(channel)
-            if (message := self._open_post(post)) is not None:
+                table.crossbar.task_done(channel)
+            if (message := self._decode(received)) is not None:
                 return message
-        return lost
+        return loss
 
-    def _receiver_left(self, desk: ChannelTable, channel: Channel) -> None:
-        """A call of `receive` was cancelled: for a while, or because a consumer ends?
+    def _on_receive_cancelled(self, table: ChannelTable, channel: Channel) -> None:
+        """Close a channel that is no longer received from, now or when its owner ends.
 
-        Consumers make their channel, and receive from it until they end: so a channel whose
-        receiver was cancelled ends with the task that has made it.
+        A cancelled `receive` may be a time-out, after which the consumer receives again, or the end
+        of that consumer. Consumers make their channel and receive from it until they end. So the
+        channel is closed when the task that made it ends.
         """
         if SEPARATOR not in channel.name:
             return
-        owner = channel.owner()
+        owner = channel.owner
         if owner is None or owner.done():
-            if not channel.posts and not channel.waiting:
-                self._close(desk, channel.name)
+            if not channel.messages and not channel.waiting:
+                self._close(table, channel.name)
         elif not channel.ends_with_owner:
             channel.ends_with_owner = True
-            owner.add_done_callback(lambda owner: self._owner_ended(desk, channel))
+            owner.add_done_callback(lambda owner: self._on_owner_done(table, channel))
 
-    def _owner_ended(self, desk: ChannelTable, channel: Channel) -> None:
-        if not channel.waiting and desk.channels.get(channel.name) is channel:
-            self._close(desk, channel.name)
+    def _on_owner_done(self, table: ChannelTable, channel: Channel) -> None:
+        if not channel.waiting and table.channels.get(channel.name) is channel:
+            self._close(table, channel.name)
 
-    def _taker(self, desk: ChannelTable, channel: Channel) -> Callable[[bytes], None]:
-        """The receiver of a shared channel: what it drops makes room for another, too."""
-
-        def on_drop(name: str) -> None:
-            self._count_drop(name)
-            desk.crossbar.task_done(name)
-
-        channel.on_drop = on_drop
-        return channel.put
-
-    def _open_post(self, post: ReceivedMessage) -> Message | None:
+    def _decode(self, received: ReceivedMessage) -> ChannelMessage | None:
         try:
-            return post.decode(self._seal)
+            return received.decode(self._cipher)
         except DecryptionFailed as error:
             self._count_drop(str(error))
             return None
 
-    def _losses(self, channel: Channel) -> Message | None:
-        """The event that says what the channel has lost, when there is something to say."""
+    def _loss_event(self, channel: Channel) -> ChannelMessage | None:
+        """Return the event that reports what the channel has lost, if there is something."""
         if not self.announce_losses or not (channel.lost or channel.loss_unknown):
             return None
-        return {"type": LOSS, "count": channel.losses()}
+        return {"type": LOSS, "count": channel.take_losses()}
 
-    def listen(self, channel: str, notify: Callable[[], None]) -> Callable[[], Message | None]:
-        """Receive without coroutines: `notify` is called, and must not block, when messages come.
+    def listen(
+        self, channel: str, notify: Callable[[], None]
+    ) -> Callable[[], ChannelMessage | None]:
+        """Receive without coroutines: call `notify`, which must not block, when messages arrive.
 
-        What is returned gives the next message, or None when there is none at the moment. An
-        extension of ours, for a channel of this process that nobody calls `receive` for.
+        Return a function that returns the next message, or None. This is an extension of the
+        contract, for a channel of this process for which `receive` is not called.
         """
-        found = self._desk().channels[channel]
-        found.notify = notify
+        found = self._table().channels[channel]
+        found.listen(notify)
 
-        def next_message() -> Message | None:
-            if (lost := self._losses(found)) is not None:
-                return lost
-            while (post := found.get_nowait()) is not None:
-                if (message := self._open_post(post)) is not None:
+        def next_message() -> ChannelMessage | None:
+            if (loss := self._loss_event(found)) is not None:
+                return loss
+            while (received := found.get_nowait()) is not None:
+                if (message := self._decode(received)) is not None:
                     return message
             return None
 
         return next_message
 
     def unlisten(self, channel: str) -> None:
-        """The channel has ended."""
-        self._close(self._desk(), channel)
+        """Close a channel for which `listen` was called."""
+        self._close(self._table(), channel)
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """The name of a new channel that only this process receives from."""
-        desk = self._desk()
-        if not desk.connected:  # a process that cannot reach Redis says so with its first channel
-            for reply in desk.crossbar.ping():
-                await desk.crossbar.await_reply(reply)
-            desk.connected = True
-        channel = f"{prefix}.{desk.crossbar.router.add(_nobody)}"
-        opened = self._open(desk, channel)
-        task = asyncio.current_task()
-        if task is not None:
-            opened.owner = weakref.ref(task)
+        """Return the name of a new channel that only this process receives from."""
+        table = self._table()
+        if not table.connected:  # an unreachable Redis is reported with the first channel
+            for reply in table.crossbar.ping():
+                await table.crossbar.await_reply(reply)
+            table.connected = True
+        channel = f"{prefix}.{Address(table.crossbar.inbox, new_local())}"
+        self._open(table, channel, owner=asyncio.current_task())
         return channel
 
-    def _open(self, desk: ChannelTable, channel: str) -> Channel:
-        opened = Channel(
+    def _open(
+        self, table: ChannelTable, channel: str, owner: asyncio.Task[Any] | None = None
+    ) -> Channel:
+        local = SEPARATOR in channel
+        opened = table.channels[channel] = Channel(
             channel,
-            self.get_capacity(channel),
-            self.expiry,
-            desk.crossbar.router,
-            desk.posts,
-            self._count_drop,
-            self.announce_losses,
+            capacity=self.get_capacity(channel),
+            expiry=self.expiry,
+            router=table.crossbar.router,
+            cache=table.cache,
+            on_drop=self._count_drop if local else partial(self._drop_task, table),
+            report_losses=self.announce_losses,
+            owner=owner,
         )
-        desk.channels[channel] = opened
-        if SEPARATOR in channel:
-            desk.crossbar.router.add(opened.put, Address.parse(channel).local)
+        if local:
+            name = Address.parse(channel).local
+            table.crossbar.router.add(opened.put, name, opened.when_room)
         return opened
 
-    def _close(self, desk: ChannelTable, channel: str) -> None:
-        closed = desk.channels.pop(channel, None)
+    def _close(self, table: ChannelTable, channel: str) -> None:
+        closed = table.channels.pop(channel, None)
         if closed is not None:
-            closed.release()
-        if not desk.crossbar.closed:
-            desk.crossbar.remove(Address.parse(channel).local)
+            closed.release_senders()
+        if not table.crossbar.closed:
+            table.crossbar.remove(Address.parse(channel).local)
 
-    def _count_drop(self, name: str) -> None:
-        """A message was dropped: count it, and say so now and then."""
+    def _drop_task(self, table: ChannelTable, queue: str) -> None:
+        """Count a dropped message of a shared channel, which makes room for another one."""
+        self._count_drop(queue)
+        table.crossbar.task_done(queue)
+
+    def _count_drop(self, cause: str) -> None:
+        """Count a dropped message, and log a warning from time to time."""
         self.dropped += 1
-        then, count = self._warned
+        then, count = self._last_warning
         now = time.monotonic()
         if now - then >= WARNING_SECONDS:
-            log.warning("%d messages dropped, the last one by %s", self.dropped - count, name)
-            self._warned = (now, self.dropped)
+            log.warning("%d messages dropped, the last one by %s", self.dropped - count, cause)
+            self._last_warning = (now, self.dropped)
 
     # -- groups
 
@@ -334,7 +320,7 @@ class GredisChannelLayer(BaseChannelLayer):
         await crossbar.await_reply(crossbar.join(group, address.local))
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """End a membership; no error when there is none."""
+        """End a membership. No error if there is none."""
         address, crossbar = self._member(group, channel)
         await crossbar.await_reply(crossbar.leave(group, address.local))
 
@@ -344,59 +330,50 @@ class GredisChannelLayer(BaseChannelLayer):
         address, crossbar = Address.parse(channel), self.crossbar
         if address.inbox != crossbar.inbox:
             raise GredisError(
-                f"{channel!r} belongs to another process or loop: only where a channel was made "
-                "may it be added to groups or taken out of them"
+                f"channel {channel!r} belongs to another process or loop: add it to groups, and "
+                "discard it, where new_channel() was called"
             )
         return address, crossbar
 
-    async def group_send(self, group: str, message: Message, wait: bool | None = None) -> None:
+    async def group_send(
+        self, group: str, message: ChannelMessage, wait: bool | None = None
+    ) -> None:
         """Send a message to all members.
 
         A member that has no room drops it, as the contract says. With `wait` (None: as configured
-        by `wait_for_receivers`) this returns when all members have room for another one, so that a
-        burst of one sender arrives whole; raises `ChannelFull` when one has none for `timeout`
-        seconds.
+        by `wait_for_receivers`) this returns when all members have room for another message, so
+        that a burst of one sender arrives complete. Raises `ChannelFull` if a member has no room
+        for `timeout` seconds.
         """
         self.require_valid_group_name(group)
-        body, desk = self._pack(message), self._desk()
-        crossbar = desk.crossbar
+        body, crossbar = self._pack(message), self._table().crossbar
         if not (self.wait_for_receivers if wait is None else wait):
             await crossbar.await_reply(crossbar.multicast_packed(group, body))
             return
-        told = ConfirmCounter(crossbar.router, asyncio.get_running_loop())
+        confirms = ConfirmCounter(crossbar.router, asyncio.get_running_loop())
         try:
-            reply = await crossbar.await_reply(crossbar.multicast_packed(group, body, told.address))
-            reached, full, *absent = reply
-            if full or not await told.by(reached + full - len(absent), self.timeout):
-                raise ChannelFull(f"a receiver of group {group!r} has had no room for too long")
+            sending = crossbar.multicast_packed(group, body, confirms.address)
+            reached, full, *absent = await crossbar.await_reply(sending)
+            processes = reached + full - len(absent)
+            if full or not await confirms.wait_for(processes, self.timeout):
+                raise ChannelFull(f"a member of group {group!r} has had no room for too long")
         finally:
-            told.close()
+            confirms.close()
 
     # -- the rest of the contract
 
     async def flush(self) -> None:
-        """Forget every group, channel and message, here and for everybody with this prefix."""
-        desk = self._desk()
-        for name, channel in desk.channels.items():
-            channel.release()
+        """Delete all groups, channels and messages, for all processes with this prefix."""
+        table = self._table()
+        for name, channel in table.channels.items():
+            channel.release_senders()
             if SEPARATOR not in name:
-                desk.crossbar.stop_consuming(name)
-        desk.channels.clear()
-        for reply in desk.crossbar.flush():
-            await desk.crossbar.await_reply(reply)
+                table.crossbar.stop_consuming(name)
+        table.channels.clear()
+        for reply in table.crossbar.flush():
+            await table.crossbar.await_reply(reply)
 
     async def close(self) -> None:
         """Close the crossbar of this process, or of this loop."""
         if (closing := self.crossbar.close()) is not None:
             await closing
-
-
-def _nobody(body: bytes) -> None:
-    """The receiver of a channel until it is opened."""
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -1,11 +1,12 @@
-"""The gevent driver: one process's end of the crossbar, where waiting blocks a greenlet.
+"""The gevent driver: a process's crossbar, where waiting blocks a greenlet.
 
-One connection per host, whatever the process does: a reader, which hands received bytes to the
-session, and a writer, which sends what has gathered: sends that happen together travel together,
-and none waits for company. No time-outs, no polling: an idle process makes no system call.
+One connection per host, whatever the process does, with two greenlets: a reader, which passes
+received bytes to the session, and a writer. The writer sends everything that has been queued since
+its last turn in one piece: calls made together travel together, and none waits for others to come.
+There are no time-outs and no polling: an idle process makes no system call.
 
-gevent is used openly, nothing is patched. Read beside `asyncio.py`, which has the same classes in
-the same order. Read next: `channels/layer.py`.
+gevent is used explicitly; nothing is patched. Read beside `asyncio.py`, which has the same classes
+in the same order. Read next: `channels/layer.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import atexit
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import gevent
@@ -21,10 +23,11 @@ from gevent import monkey, socket, ssl
 from gevent.event import AsyncResult, Event
 from gevent.queue import SimpleQueue
 
-from gredis.client import Client, HostConnection, Urls, close_descriptor
-from gredis.errors import Full, Gone, GredisError
-from gredis.location import KEEPALIVE, Location
-from gredis.messages import unpack
+from gredis.client import Client, HostConnection, Urls, close_descriptor, raise_if_full
+from gredis.drivers.sockets import enable_keepalive, tls_context
+from gredis.errors import GredisError
+from gredis.location import Location
+from gredis.mailbox import Mailbox
 from gredis.names import Address
 from gredis.sentinel import decode_answer, encode_query
 from gredis.session import pauses
@@ -35,16 +38,19 @@ READ_BYTES = 64 * 1024
 """Bytes received at once."""
 
 CONNECT_SECONDS = 5.0
-"""For connecting and for the handshake of TLS."""
+"""Limit for connecting, including the TLS handshake."""
+
+DEREGISTER_SECONDS = 1.0
+"""How long a process that exits waits to deregister."""
 
 
 class GeventHostConnection(HostConnection):
-    """One connection to one host."""
+    """The connection to one host."""
 
     def __init__(self, client: Client, location: Location, index: int) -> None:
         super().__init__(client, location, index)
         self._socket: Any = None
-        self._written = Event()
+        self._has_output = Event()
         self._greenlets: list[gevent.Greenlet] = []
 
     def start(self) -> None:
@@ -52,21 +58,31 @@ class GeventHostConnection(HostConnection):
         self._greenlets = [gevent.spawn(self._run), gevent.spawn(self._write)]
 
     def write(self) -> None:
-        """Have what the session has to send written soon."""
-        self._written.set()
+        """Schedule a write of what the session has to send."""
+        self._has_output.set()
 
     def stop(self) -> None:
-        """Close the connection and make no other."""
+        """Close the connection and do not reconnect."""
         gevent.killall(self._greenlets)
 
+    def cut(self) -> None:
+        """Shut the connection down, as a network failure would; the reader reconnects."""
+        if self._socket is not None:
+            _shut_down(self._socket)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection at the moment."""
+        return self._socket is not None
+
     def close_inherited(self) -> None:
-        """In a forked child: let go of the connection, and say nothing."""
+        """In a forked child: close the copy of the parent's connection, and send nothing."""
         if self._socket is not None:
             close_descriptor(self._socket.fileno())
         gevent.killall(self._greenlets, block=False)
 
     def _run(self) -> None:
-        """Hand over what comes until the connection is lost, and again."""
+        """Pass on received bytes until the connection is lost, then reconnect."""
         pause = pauses()
         while True:
             gevent.sleep(next(pause))
@@ -77,16 +93,10 @@ class GeventHostConnection(HostConnection):
                     self.session.receive(received)
                     if self.session.ready:
                         pause = pauses()
-                    gevent.sleep(0)  # whom these messages woke may run before the next are read
-                self.lost("closed by the other side")
-            except OSError as error:
-                self.lost(error)
-            except GredisError as error:
-                self.lost(error)
-                self.refused(error)
-            except Exception as error:  # a mistake of ours must not end all communication
-                self.lost(error)
-                log.exception("%s: could not deal with what came", self.location.display_url)
+                    gevent.sleep(0)  # let the greenlets that got these messages run before more
+                raise ConnectionResetError("closed by the server")
+            except Exception as error:
+                self.on_error(error)
             finally:
                 self._disconnect()
 
@@ -97,52 +107,47 @@ class GeventHostConnection(HostConnection):
             self._socket = None
 
     def _write(self) -> None:
-        """Send what has gathered since the last time, in one piece."""
+        """Write everything queued since the last time, in one piece."""
         while True:
-            self._written.wait()
-            self._written.clear()
-            while self._socket is not None and (gathered := self.session.to_send()):
+            self._has_output.wait()
+            self._has_output.clear()
+            while self._socket is not None and (pending := self.session.to_send()):
                 connected = self._socket
                 try:
-                    connected.sendall(gathered)
+                    connected.sendall(pending)
                 except OSError:
-                    _cut(connected)  # wakes the reader, which connects again
+                    _shut_down(connected)  # wakes the reader, which reconnects
 
 
 def _connect(location: Location) -> Any:
-    with gevent.Timeout(CONNECT_SECONDS, TimeoutError("no connection in time")):
+    with gevent.Timeout(CONNECT_SECONDS, TimeoutError("timed out while connecting")):
         if location.scheme == "sentinel":
-            location = location.at(*_ask_sentinels(location))
+            location = location.with_address(*_ask_sentinels(location))
         if location.path:
             connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            address: Any = location.path
         else:
             connected = socket.create_connection((location.host, location.port))
-            address = None
         try:
-            return _prepared(connected, address, location)
+            return _prepare(connected, location)
         except BaseException:
             connected.close()
             raise
 
 
-def _prepared(connected: Any, address: Any, location: Location) -> Any:
-    if address is not None:
-        connected.connect(address)
+def _prepare(connected: Any, location: Location) -> Any:
+    if location.path:
+        connected.connect(location.path)
         return connected
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    context = location.context(ssl.SSLContext)
+    enable_keepalive(connected)
+    context = tls_context(location, ssl.SSLContext)
     if context is not None:
         return context.wrap_socket(connected, server_hostname=location.host)
     return connected
 
 
 def _ask_sentinels(location: Location) -> tuple[str, int]:
-    """Where the master is, as the first sentinel says that knows it."""
+    """Return the address of the master, from the first sentinel that knows it."""
     problem: Exception = ConnectionError("no sentinel is configured")
     for sentinel in location.sentinels:
         try:
@@ -154,7 +159,7 @@ def _ask_sentinels(location: Location) -> tuple[str, int]:
     raise ConnectionError(f"no sentinel knows {location.master!r}: {problem}") from problem
 
 
-def _cut(connected: Any) -> None:
+def _shut_down(connected: Any) -> None:
     try:
         connected.shutdown(socket.SHUT_RDWR)
     except OSError:
@@ -162,7 +167,7 @@ def _cut(connected: Any) -> None:
 
 
 class GeventCrossbar(Client):
-    """One process's end of the crossbar, see `Client`.
+    """One process's access to the crossbar, see `Client`.
 
     All methods may be called from any greenlet of the thread that used it first.
     """
@@ -171,29 +176,29 @@ class GeventCrossbar(Client):
 
     @staticmethod
     def new_reply() -> AsyncResult:
-        """What a caller waits for with `get()`."""
+        """Return the future of a reply; callers wait for it with `get()`."""
         return AsyncResult()
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
-        """Call `function` then, in a greenlet."""
+        """Call `function` after that time, in a greenlet."""
         # The hub's clock stands still while the hub does not run: in a process that was busy for
-        # longer than `seconds` the time would be over at once.
+        # longer than `seconds`, the timer would otherwise expire at once.
         gevent.get_hub().loop.update_now()
         return gevent.spawn_later(seconds, function)
 
     def cancel_timer(self, timer: Any) -> None:
-        """Do not call it after all."""
+        """Cancel a timer that `call_later` returned."""
         timer.kill(block=False)
 
     # -- opening and closing
 
     def open(self) -> None:
-        """Connect and announce; `Unreachable` when there is no answer within the timeout."""
+        """Connect and register. Raises `Unreachable` if a host does not answer in time."""
         for reply in self.ping():
             reply.get()
 
     def close(self) -> None:
-        """Leave as if this process had never been there, and end all waiting."""
+        """Deregister, so that nothing of this process is left, and fail all waiting calls."""
         if self.closed:
             return
         if self._started:
@@ -201,40 +206,40 @@ class GeventCrossbar(Client):
                 for reply in self._deregister():
                     reply.get(timeout=self.timeout)
             except (GredisError, gevent.Timeout):
-                log.warning("could not say good-bye; others will find out")
+                log.warning("could not deregister; peers will detect the disconnect")
         self.abort()
 
-    # -- the three verbs
+    # -- the three verbs, blocking
 
     def unicast(self, address: Address, body: Any) -> None:
-        """Send `body` to one receiver; raises `Full`.
+        """Send `body` to one receiver. Raises `Full`.
 
-        When its process is dead, that is found out within `GRACE`, and `Mailbox.watch` tells.
+        It does not raise if the receiving process is dead: the message is stored in case the
+        process reconnects. `mailbox().watch(inbox)` reports its death within `GRACE`.
         """
-        if self.unicast_soon(address, body).get() == b"FULL":
-            raise Full(f"the inbox of {address} is full")
+        raise_if_full(self.unicast_soon(address, body).get(), f"the inbox of {address}")
 
     def anycast(self, queue: str, body: Any) -> None:
-        """Send `body` to one process that takes from `queue`; it may wait there; raises `Full`."""
-        if self.anycast_soon(queue, body).get() == b"FULL":
-            raise Full(f"nobody has room for what comes to queue {queue!r}, and it is full")
+        """Send `body` to one consumer of `queue`, where it waits while none has room.
+
+        Raises `Full` if the queue is full, too.
+        """
+        raise_if_full(self.anycast_soon(queue, body).get(), f"queue {queue!r}")
 
     def multicast(self, group: str, body: Any) -> tuple[int, int]:
-        """Send `body` to all processes with members: how many it reached, how many were full."""
+        """Send `body` to all processes with members. Return how many got it, and were full."""
         reached, full = self.multicast_soon(group, body).get()[:2]
         return reached, full
 
-    # -- receiving
-
-    def mailbox(self) -> Mailbox:
-        """A new receiver of this process, for one greenlet to read."""
+    def mailbox(self) -> GeventMailbox:
+        """Return a new receiver of this process, for one greenlet to read."""
         self.start()
-        return Mailbox(self)
+        return GeventMailbox(self, SimpleQueue())
 
     # -- for coroutines on a loop that runs on gevent
 
     async def await_reply(self, reply: AsyncResult | None) -> Any:
-        """The reply, await_reply on the running loop."""
+        """Await a reply on the running loop; None is returned at once."""
         if reply is None:
             return None
         loop = asyncio.get_running_loop()
@@ -246,7 +251,7 @@ class GeventCrossbar(Client):
 def _settle_on(
     loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: AsyncResult
 ) -> None:
-    if not loop.is_closed():  # else who await_reply it has given up
+    if not loop.is_closed():  # otherwise the task that awaited it is gone
         loop.call_soon_threadsafe(_settle, future, result)
 
 
@@ -259,58 +264,27 @@ def _settle(future: asyncio.Future[Any], result: AsyncResult) -> None:
         future.set_exception(result.exception)
 
 
-class Mailbox:
-    """A receiver of this process: what is sent to its `address` is read with `get()`."""
-
-    def __init__(self, crossbar: GeventCrossbar) -> None:
-        self._crossbar = crossbar
-        self._bodies: SimpleQueue = SimpleQueue()
-        self.address = crossbar.router.add(self._bodies.put)
-        self._watched: str | None = None
+class GeventMailbox(Mailbox):
+    """A receiver in this process; bodies sent to its `address` are read with `get()`."""
 
     def get(self) -> Any:
-        """The next body; blocks; raises `Gone` when the watched process has died."""
-        body = self._bodies.get()
-        if body is None:
-            raise Gone(f"the process {self._watched} is no longer there")
-        return unpack(body)
-
-    def interrupt(self) -> None:
-        """Let `get()` raise `Gone`, after all bodies that have come, as if the process had died."""
-        self._bodies.put(None)
-
-    def watch(self, inbox: str) -> None:
-        """From now on `get()` raises `Gone`, after all bodies, when that process dies."""
-        if self._watched is not None:
-            self._crossbar.router.unwatch(self._watched, self._on_process_gone)
-        self._watched = inbox
-        self._crossbar.router.watch(inbox, self._on_process_gone)
-
-    def _on_process_gone(self, inbox: str) -> None:
-        self.interrupt()
-
-    def close(self) -> None:
-        """Receive no more."""
-        if self._watched is not None:
-            self._crossbar.router.unwatch(self._watched, self._on_process_gone)
-        self._crossbar.remove(self.address.local)
+        """Wait for the next body. Raises `Gone` if the watched process has died."""
+        return self._unpack(self._bodies.get())
 
 
-DEREGISTER_SECONDS = 1.0
-"""For the good-bye of a process that ends and has not said it."""
-
-_of_this_thread = monkey.get_original("_thread", "_local")()
-"""A native thread has a hub of its own, and so a crossbar of its own."""
+_thread_local = monkey.get_original("_thread", "_local")()
+"""Crossbars by URL and prefix, of this native thread: it has a hub of its own."""
 
 
 def connect(url: Urls, prefix: str = "gredis") -> GeventCrossbar:
-    """The crossbar of this process for `url` and `prefix`, made when first asked for.
+    """Return the crossbar of this process for `url` and `prefix`, made on first use.
 
-    A process has one, so that its connections stay one per host, whoever uses it: the channel
-    layer, the relay and the worker share it. One that is still open when the process ends says
-    good-bye then: nobody closes a channel layer.
+    A process has only one, so that it has one connection per host, whoever uses it: the channel
+    layer, the relay and the worker share it. If it is still open when the process exits, it is
+    closed then, because nothing closes a channel layer.
     """
-    crossbars: dict[str, GeventCrossbar] = vars(_of_this_thread)
+    _register_exit_hook()
+    crossbars: dict[str, GeventCrossbar] = vars(_thread_local)
     key = str((url if isinstance(url, str) else tuple(url), prefix))
     found = crossbars.get(key)
     if found is None or found.closed:
@@ -318,9 +292,13 @@ def connect(url: Urls, prefix: str = "gredis") -> GeventCrossbar:
     return found
 
 
-@atexit.register
-def _say_good_bye() -> None:
-    """In the main thread, whose hub can still run."""
-    for crossbar in list(vars(_of_this_thread).values()):
+@cache
+def _register_exit_hook() -> None:
+    atexit.register(_close_at_exit)
+
+
+def _close_at_exit() -> None:
+    """Close the crossbars of the main thread, whose hub can still run."""
+    for crossbar in list(vars(_thread_local).values()):
         with gevent.Timeout(DEREGISTER_SECONDS, False):
             crossbar.close()

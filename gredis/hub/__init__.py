@@ -1,1 +1,1 @@
-"""The TCP hub: a message broker in one process, without Redis."""
+"""The TCP hub: the server side of the TCP carrier, run by `python -m gredis`."""

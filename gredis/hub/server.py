@@ -1,7 +1,8 @@
-"""The hub's sockets: one greenlet reads a connection, one writes what is meant for it.
+"""The hub's sockets: for each connection, one greenlet reads and one writes.
 
-Memory is bounded: a process that does not read what is pushed to it is cut off at `UNWRITTEN`
-bytes and fetches its messages when it comes back, as with Redis's limit for subscribers.
+Memory is bounded: a process that does not read what is pushed to it is disconnected at
+`MAX_UNSENT_BYTES`, and fetches its messages after reconnecting. Redis limits its subscribers in the
+same way.
 
 Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `__main__.py`.
 """
@@ -25,12 +26,12 @@ log = logging.getLogger("gredis.hub")
 READ_BYTES = 64 * 1024
 """Bytes received at once."""
 
-UNWRITTEN = 32 * 1024 * 1024
-"""Bytes that may wait for one connection, as Redis's client-output-buffer-limit for pub/sub."""
+MAX_UNSENT_BYTES = 32 * 1024 * 1024
+"""Bytes that may wait for one connection, as in Redis's client-output-buffer-limit for pub/sub."""
 
 
 class HubServer:
-    """Listens on `host` and `port` (0: any free one)."""
+    """A hub listening on `host` and `port` (0: any free port)."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.hub = Hub(lambda: int(time.time() * 1000))
@@ -43,11 +44,11 @@ class HubServer:
         return host, port
 
     def start(self) -> None:
-        """Bind and accept; raises `OSError`."""
+        """Bind and accept. Raises `OSError`."""
         self._server.start()
 
     def stop(self) -> None:
-        """Close everything; what was stored is forgotten."""
+        """Close everything; all groups and messages are lost."""
         self._server.stop(timeout=0)
 
     def serve_forever(self) -> None:
@@ -55,17 +56,17 @@ class HubServer:
         self._server.serve_forever(stop_timeout=0)
 
     def _serve(self, connected: Any, address: Any) -> None:
-        _Served(self.hub, connected).run()
+        _ServedConnection(self.hub, connected).run()
 
 
-class _Served:
+class _ServedConnection:
     """The socket of one process."""
 
     def __init__(self, hub: Hub, connected: Any) -> None:
         self.socket = connected
         self.connection = HubConnection(hub, self._write)
-        self.unwritten = bytearray()
-        self.written = Event()
+        self.unsent = bytearray()
+        self.has_output = Event()
 
     def run(self) -> None:
         """Carry out calls until the connection is lost."""
@@ -75,24 +76,26 @@ class _Served:
             while received := self.socket.recv(READ_BYTES):
                 self.connection.receive(received)
         except (OSError, GredisError) as error:
-            log.info("a connection is lost: %s", error)
+            log.info("connection lost: %s", error)
         finally:
             self.connection.close()
             writer.kill()
 
     def _write(self, framed: bytes) -> None:
-        self.unwritten += framed
-        self.written.set()
-        if len(self.unwritten) > UNWRITTEN:
+        # Replies and pushes are coalesced: the writer sends all that has come up since its last
+        # turn in one piece.
+        self.unsent += framed
+        self.has_output.set()
+        if len(self.unsent) > MAX_UNSENT_BYTES:
             with suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
 
     def _write_out(self) -> None:
         while True:
-            self.written.wait()
-            self.written.clear()
-            gathered, self.unwritten = self.unwritten, bytearray()
+            self.has_output.wait()
+            self.has_output.clear()
+            pending, self.unsent = self.unsent, bytearray()
             try:
-                self.socket.sendall(gathered)
+                self.socket.sendall(pending)
             except OSError:
                 return

@@ -1,12 +1,12 @@
-"""The hub: what the scripts of the Redis carrier do in Lua, in Python, for the TCP carrier. No I/O.
+"""The hub's state: the scripts of the Redis carrier, in Python, for the TCP carrier. No I/O.
 
-One hub holds inboxes, groups and queues in memory and forgets them when it ends: then processes
-announce themselves again, as after a restart of Redis. It exists to answer by measurement why Redis
-and not TCP sockets; past one machine, use Redis.
+A hub holds inboxes, groups and queues in memory. When it exits all are lost, and processes register
+again with its successor, as after a restart of Redis. It exists to answer by measurement why Redis
+and not TCP sockets; beyond one machine, use Redis.
 
-`Hub` holds a `Namespace` per prefix, whose methods are named like the scripts and reply what they
-reply (the comments there say why). A `HubConnection` is handed the bytes of one process and says
-what to write, by calling a function.
+`Hub` has a `Namespace` for each prefix. Its methods have the names of the scripts and return the
+same replies; the comments in the scripts explain them. `HubConnection` takes the bytes of one
+process, and calls a function with the bytes to write.
 
 Taught in notebooks/12_redis_or_sockets.ipynb. Read next: `carriers/tcp.py`, `hub/server.py`.
 """
@@ -26,18 +26,22 @@ from gredis.errors import GredisError
 from gredis.messages import Kind, Message
 
 EVICTED = 0
-"""In place of the number of an announcement: the process has been taken for dead."""
+"""Stands in for the number of a registration: the process was evicted and does not know it yet."""
 
 RETENTION_SECONDS = 60
-"""The messages of a dead process are kept so long, should it live after all."""
+"""How long the messages of a dead process are kept, in case it is alive after all."""
 
 Push = Callable[[int, int, bytes], None]
-"""Hands a message to a process: its number, milliseconds when it was sent, the message."""
+"""Sends a message to a process: its number, the milliseconds when it was sent, the message."""
 
 
 @dataclass(slots=True)
 class Inbox:
-    """The messages of one process, and where it is entered."""
+    """The messages of one process, its numbers, and where it is registered.
+
+    `seq`: number of its last message. `call`: number of its last call. `registration`: number of
+    the registration that reported the last loss. `absent`: since when it has not been connected.
+    """
 
     messages: deque[tuple[int, int, bytes]] = field(default_factory=deque)
     seq: int = 0
@@ -48,11 +52,11 @@ class Inbox:
     queues: set[str] = field(default_factory=set)
     expires_at: int | None = None
     absent: int | None = None
-    announced: int | None = None
+    registration: int | None = None
 
 
 class Namespace:
-    """All that is known under one prefix. `now` gives milliseconds."""
+    """The inboxes, groups and queues under one prefix. `now` returns milliseconds."""
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.now = now
@@ -62,13 +66,13 @@ class Namespace:
         self.queues: dict[str, dict[str, int]] = {}  # room by inbox
         self.waiting: dict[str, deque[tuple[int, int, bytes]]] = {}  # sent, expires (0: never)
 
-    # -- what all calls share
+    # -- shared by all calls
 
     def call(self, me: str, number: int, script: str, arguments: list[Any]) -> Any:
-        """Carry out one call; raises `GredisError` when there is none of that name."""
+        """Carry out one call and return its reply. Raises `GredisError` for an unknown script."""
         if script not in SCRIPTS:
-            raise GredisError(f"no script {script!r}")
-        if 0 < number <= self._inbox(me).call:
+            raise GredisError(f"unknown script {script!r}")
+        if 0 < number <= self._inbox(me).call:  # it came before, on an older connection
             return b"DONE"
         reply = SCRIPTS[script](self, me, *arguments)
         if number and script != "deregister":
@@ -118,17 +122,17 @@ class Namespace:
         found.groups.clear()
         found.queues.clear()
         self.known.pop(inbox, None)
-        found.announced = EVICTED
+        found.registration = EVICTED
         found.expires_at = self.now() + RETENTION_SECONDS * 1000
 
     # -- connections
 
     def connect(self, me: str, push: Push) -> None:
-        """There is a connection that says that this process lives."""
+        """Record the connection that proves that this process is alive."""
         self._inbox(me).push = push
 
     def disconnect(self, me: str, push: Push) -> None:
-        """That connection is lost."""
+        """Record that this connection is lost."""
         found = self.inboxes.get(me)
         if found is not None and found.push == push:
             found.push = None
@@ -140,10 +144,10 @@ class Namespace:
 
     def hello(self, me: str, version: int = VERSION) -> bytes:
         if version != VERSION:
-            raise GredisError(f"got frames of version {version}, expected {VERSION}")
+            raise GredisError(f"protocol version {version} not supported; use {VERSION}")
         return b"OK"
 
-    def register(self, me: str, packed: bytes, last: int, told: int = 0) -> list[Any]:
+    def register(self, me: str, packed: bytes, last: int, answered: int = 0) -> list[Any]:
         wanted = msgpack.unpackb(packed)
         self.known[me] = None
         mine = self._inbox(me)
@@ -151,18 +155,19 @@ class Namespace:
         for group in wanted["groups"]:
             self.join(me, group)
         restarted = mine.seq < last
-        if restarted or mine.announced is None:
-            mine.announced = EVICTED
+        if restarted or mine.registration is None:
+            # This hub counts from 0: renumber what has arrived since it started.
+            mine.registration = EVICTED
             found, mine.messages, mine.seq = mine.messages, deque(), last
             for _, sent, message in found:
                 mine.seq += 1
                 mine.messages.append((mine.seq, sent, message))
         room = Counter(wanted["queues"])
-        for call, queue, places in wanted.get("takes", ()):
-            if call > mine.call:
-                room[queue] -= places
-        if mine.announced == EVICTED:
-            mine.announced = told + 1
+        for call, queue, gained in wanted.get("takes", ()):
+            if call > mine.call:  # it is still to come, and gains this room then
+                room[queue] -= gained
+        if mine.registration == EVICTED:
+            mine.registration = answered + 1
             for seq, _, message in mine.messages:
                 if seq > last and message.startswith(Kind.ANYCAST.value):
                     room[Message.decode(message).name] -= 1
@@ -170,18 +175,18 @@ class Namespace:
             self.queues.setdefault(queue, {}).setdefault(me, room[queue])
             mine.queues.add(queue)
         absent = [other.encode() for other in self.known if not self._present(other)]
-        forgotten = restarted or 0 < told < mine.announced
+        forgotten = restarted or 0 < answered < mine.registration
         return [int(forgotten), mine.call, self.now(), *absent]
 
     def anycast(
         self, me: str, queue: str, message: bytes, capacity: int, room: int, expiry: int
     ) -> bytes:
-        takers, sent = self.queues.get(queue, {}), self.now()
-        for inbox in sorted(takers, key=takers.__getitem__, reverse=True):
-            if takers[inbox] <= 0:
+        consumers, sent = self.queues.get(queue, {}), self.now()
+        for inbox in sorted(consumers, key=consumers.__getitem__, reverse=True):
+            if consumers[inbox] <= 0:
                 break
             if self._present(inbox) and self._store(inbox, sent, message, capacity) != b"FULL":
-                takers[inbox] -= 1
+                consumers[inbox] -= 1
                 return inbox.encode()
         waiting = self.waiting.setdefault(queue, deque())
         while waiting and 0 < waiting[0][1] <= sent:
@@ -199,7 +204,7 @@ class Namespace:
                 return b"ABSENT"
             self._evict(inbox)
             for other in self.known:
-                self._append(other, self.now(), b"g" + inbox.encode() + b"\0")
+                self._append(other, self.now(), Message(Kind.GONE, inbox, b"").encode())
         return b"GONE"
 
     def deregister(self, me: str) -> bytes:
@@ -224,7 +229,7 @@ class Namespace:
         for inbox in self.known:
             self._inbox(inbox).groups.clear()
             self._inbox(inbox).messages.clear()
-            self._append(inbox, self.now(), b"f\0")
+            self._append(inbox, self.now(), Message(Kind.FLUSH, "", b"").encode())
         return b"OK"
 
     def join(self, me: str, group: str) -> bytes:
@@ -261,24 +266,24 @@ class Namespace:
             inboxes.append(row)
         queues = []
         for name in self.queues.keys() | self.waiting.keys():
-            takers, waiting = self.queues.get(name, {}), self.waiting.get(name, ())
+            consumers, waiting = self.queues.get(name, {}), self.waiting.get(name, ())
             age = now - waiting[0][0] if waiting else 0
-            row = [name.encode(), len(takers), sum(takers.values()), len(waiting), age]
+            row = [name.encode(), len(consumers), sum(consumers.values()), len(waiting), age]
             queues.append(row)
         groups = [[name.encode(), len(members)] for name, members in self.groups.items()]
         return [inboxes, queues, groups]
 
     def consume(self, me: str, queue: str, gained: int, capacity: int) -> int:
-        takers = self.queues.setdefault(queue, {})
-        takers[me] = takers.get(me, 0) + gained
+        consumers = self.queues.setdefault(queue, {})
+        consumers[me] = consumers.get(me, 0) + gained
         self._inbox(me).queues.add(queue)
         waiting, moved = self.waiting.get(queue), 0
-        while waiting and takers[me] > 0:
+        while waiting and consumers[me] > 0:
             sent, expires, message = waiting[0]
             if not 0 < expires <= self.now():
                 if self._store(me, sent, message, capacity) == b"FULL":
                     break
-                takers[me] -= 1
+                consumers[me] -= 1
                 moved += 1
             waiting.popleft()
         if not waiting:
@@ -305,34 +310,34 @@ SCRIPTS = {
     for name, function in vars(Namespace).items()
     if not name.startswith("_") and name not in {"call", "connect", "disconnect"}
 }
-"""What can be called from outside, by name."""
+"""The calls that a process can make, by name."""
 
 
 class Hub:
-    """All spaces, by prefix. `now` gives milliseconds."""
+    """All namespaces, by prefix. `now` returns milliseconds."""
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
-        self._spaces: dict[str, Namespace] = {}
+        self._namespaces: dict[str, Namespace] = {}
 
     def namespace(self, prefix: str) -> Namespace:
-        """All that is known under a prefix."""
-        if prefix not in self._spaces:
-            self._spaces[prefix] = Namespace(self._now)
-        return self._spaces[prefix]
+        """Return the namespace of a prefix, made on first use."""
+        if prefix not in self._namespaces:
+            self._namespaces[prefix] = Namespace(self._now)
+        return self._namespaces[prefix]
 
 
 class HubConnection:
-    """One connection of one process; `write` takes bytes for it and must not block."""
+    """One connection of one process. `write` is called with bytes for it and must not block."""
 
     def __init__(self, hub: Hub, write: Callable[[bytes], None]) -> None:
         self._hub = hub
         self._write = write
         self._frames = Frames()
-        self._here: tuple[Namespace, str] | None = None
+        self._owner: tuple[Namespace, str] | None = None
 
     def receive(self, received: bytes) -> None:
-        """Carry out the calls in these bytes; raises `GredisError` for what are none."""
+        """Carry out the calls in these bytes. Raises `GredisError` if they are not calls."""
         for call in self._frames.feed(received):
             try:
                 prefix, inbox, number, script, *arguments = call
@@ -345,7 +350,7 @@ class HubConnection:
     ) -> None:
         namespace = self._hub.namespace(prefix)
         if script == "hello":
-            self._here = namespace, inbox
+            self._owner = namespace, inbox
             namespace.connect(inbox, self._push)
         try:
             reply = namespace.call(inbox, number, script, arguments)
@@ -358,16 +363,16 @@ class HubConnection:
         self._write(frame([MESSAGE, number, sent, message]))
 
     def close(self) -> None:
-        """The connection is lost."""
-        if self._here is not None:
-            namespace, inbox = self._here
+        """Record that the connection is lost."""
+        if self._owner is not None:
+            namespace, inbox = self._owner
             namespace.disconnect(inbox, self._push)
 
 
-def _discard(places: dict[str, Any], name: str, inbox: str) -> None:
-    """Take an inbox out of a group or queue; one that is empty is forgotten."""
-    members = places.get(name)
+def _discard(groups: dict[str, Any], name: str, inbox: str) -> None:
+    """Remove an inbox from a group or queue, and that itself once it is empty."""
+    members = groups.get(name)
     if members is not None:
         members.pop(inbox, None)
         if not members:
-            del places[name]
+            del groups[name]

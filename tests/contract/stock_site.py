@@ -13,7 +13,7 @@ from channels.consumer import SyncConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
 from django.http import HttpResponse
-from django.router.asgi import get_asgi_application
+from django.core.asgi import get_asgi_application
 from django.urls import path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ import redis
 
 import gredis.client
 import gredis.session
-from gredis.drivers.asyncio import AsyncioHostConnection
 from gredis.errors import GredisError, Unreachable
 from gredis.location import Location
 from gredis.messages import unpack
@@ -53,15 +52,11 @@ def cut(server: Any, ends: list[Any]) -> int:
         )
 
 
-def _cut_here(line: Any) -> bool:
-    if isinstance(line, AsyncioHostConnection):
-        if line._connection is not None:
-            line._connection.transport.abort()
-        return line._connection is not None
-    if line._socket is not None:
-        with suppress(OSError):
-            line._socket.shutdown(2)
-    return line._socket is not None
+def _cut_here(connection: Any) -> bool:
+    """Cut one connection from this side; return whether there was one."""
+    was_connected: bool = connection.connected
+    connection.cut()
+    return was_connected
 
 
 @contextmanager

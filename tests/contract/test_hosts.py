@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-import ssl
 import subprocess
 import tempfile
 import time
@@ -19,7 +18,6 @@ import redis
 
 from gredis import GredisChannelLayer
 from gredis.errors import GredisError, RedisRefused
-from gredis.location import locate
 from gredis.messages import unpack
 from tests.conftest import needs, running_redis
 from tests.contract.conftest import CROSSBARS, DEADLINE
@@ -203,30 +201,6 @@ def test_whoever_the_sentinels_name_is_the_master(kind, run, start, tmp_path):
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         url = f"sentinel://localhost:{nobody.getsockname()[1]},localhost:{sentinel}/ours"
         assert run(exchange(url, kind[0])) == "hello"
-
-
-def test_a_location_is_read_from_its_url():
-    found = locate("redis://ann:s%20e@host:7000/5")
-    assert (found.host, found.port, found.database) == ("host", 7000, 5)
-    assert (found.username, found.password, found.tls) == ("ann", "s e", None)
-    assert locate("unix:///tmp/r.sock?db=2").path == "/tmp/r.sock"
-    assert locate("redis://host?client_name=me").client_name == "me"
-    assert locate("tcp://host").port == 6380
-    sentinels = locate("sentinel://:pw@a:1,b/ours/4?tls=1&ssl_cert_reqs=none")
-    assert sentinels.sentinels == (("a", 1), ("b", 26379))
-    assert (sentinels.master, sentinels.database, sentinels.password) == ("ours", 4, "pw")
-    context = sentinels.at("c", 2).context(ssl.SSLContext)
-    assert context.verify_mode is ssl.CERT_NONE
-
-
-@pytest.mark.parametrize("url", ["", "http://host", "sentinel://host", "host:6379"])
-def test_what_is_no_location_is_refused(url):
-    with pytest.raises(GredisError, match="expected"):
-        locate(url)
-
-
-def test_a_location_is_shown_without_its_password():
-    assert "sesame" not in locate("redis://ann:sesame@host").display_url
 
 
 @DRIVERS

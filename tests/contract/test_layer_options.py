@@ -10,9 +10,12 @@ import pytest
 from channels.exceptions import ChannelFull
 
 from gredis import GredisChannelLayer
+from gredis.channels.encryption import Cipher
+from gredis.channels.layer import ChannelTable
 from gredis.drivers.asyncio import AsyncioCrossbar
 from gredis.drivers.gevent import GeventCrossbar
 from gredis.errors import GredisError, MessageTooLarge
+from gredis.messages import pack
 from tests.contract.conftest import DEADLINE
 from tests.contract.test_faults import until
 
@@ -179,9 +182,20 @@ def test_only_who_has_a_key_can_read_and_keys_are_rotated(make, run, url, kind):
     assert new.dropped == 1
 
 
-def test_nothing_readable_travels_when_there_are_keys(make, run):
+def test_messages_are_unreadable_on_the_wire_with_keys(make, run):
     layer = make(symmetric_encryption_keys=["key"])
-    assert b"sesame" not in layer._pack({"type": "t", "secret": "sesame"})
+
+    async def scenario():
+        bodies: list[bytes] = []
+        crossbar = layer.crossbar
+        await crossbar.await_reply(crossbar.consume("work", bodies.append, 1))
+        await layer.send("work", {"type": "t", "secret": "sesame"})
+        await until(lambda: bodies)
+        return bodies
+
+    (body,) = run(scenario())
+    assert b"sesame" not in body
+    assert Cipher(["key"]).decrypt(body) == pack({"type": "t", "secret": "sesame"})
     with pytest.raises(GredisError, match="expected a list of keys"):
         make(symmetric_encryption_keys="key")
 
@@ -220,7 +234,7 @@ def test_the_driver_is_the_running_loops(make, run, kind):
 
 
 def channels_of(crossbar: Any) -> list[Any]:
-    return list(crossbar.desk.channels.values()) if crossbar.desk is not None else []
+    return list(crossbar.shared(ChannelTable).channels.values())
 
 
 def test_a_channel_ends_with_its_consumer(make, run):
@@ -238,7 +252,7 @@ def test_a_channel_ends_with_its_consumer(make, run):
         task.cancel()
         await asyncio.wait([task])
         await asyncio.sleep(0)
-        return crossbar.router.has_members("room"), crossbar.desk.channels
+        return crossbar.router.has_members("room"), crossbar.shared(ChannelTable).channels
 
     assert run(scenario()) == (False, {})
 

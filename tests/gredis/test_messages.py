@@ -31,7 +31,7 @@ def test_what_channels_allows_in_a_message_comes_back_as_it_was(body):
 
 def test_a_letter_above_the_limit_is_refused_with_what_to_do(monkeypatch):
     monkeypatch.setattr(messages, "MAX_MESSAGE_BYTES", 100)
-    with pytest.raises(MessageTooLarge, match="a message of 103 bytes, at most 100"):
+    with pytest.raises(MessageTooLarge, match="message of 103 bytes exceeds the limit of 100"):
         Message(Kind.UNICAST, "x", b"b" * 100).encode()
 
 

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gredis.messages import Kind, Message
+from gredis.names import Address
 from gredis.router import Router
 
 GROUPS = st.sampled_from(["red", "green", "blue"])
@@ -15,61 +16,110 @@ def wire(kind: Kind, name: str, body: bytes = b"body") -> bytes:
 
 
 def test_a_unicast_reaches_its_local_and_nobody_else():
-    crossbar, one, two = Router(), [], []
-    address = crossbar.add(one.append)
-    crossbar.add(two.append)
-    crossbar.deliver(wire(Kind.UNICAST, address.local))
+    router, one, two = Router(), [], []
+    address = router.add(one.append)
+    router.add(two.append)
+    router.deliver(wire(Kind.UNICAST, address.local))
     assert (one, two) == ([b"body"], [])
 
 
 def test_a_letter_for_nobody_is_counted():
-    crossbar = Router()
-    crossbar.deliver(wire(Kind.UNICAST, "nobody"))
-    crossbar.deliver(wire(Kind.MULTICAST, "nobody"))
-    crossbar.deliver(wire(Kind.ANYCAST, "nobody"))
-    assert (crossbar.counters.received, crossbar.counters.dropped) == (3, 3)
+    router = Router()
+    router.deliver(wire(Kind.UNICAST, "nobody"))
+    router.deliver(wire(Kind.MULTICAST, "nobody"))
+    router.deliver(wire(Kind.ANYCAST, "nobody"))
+    assert (router.counters.received, router.counters.dropped) == (3, 3)
 
 
 def test_room_goes_down_with_each_letter_and_up_when_it_is_given_back():
-    crossbar, got = Router(), []
-    crossbar.consume("http", got.append, 2)
-    crossbar.deliver(wire(Kind.ANYCAST, "http"))
-    assert crossbar.registration().queues == {"http": 1}
-    crossbar.task_done("http")
-    assert crossbar.registration().queues == {"http": 2}
+    router, got = Router(), []
+    router.consume("http", got.append, 2)
+    router.deliver(wire(Kind.ANYCAST, "http"))
+    assert router.registration().queues == {"http": 1}
+    router.task_done("http")
+    assert router.registration().queues == {"http": 2}
 
 
 def test_watchers_are_told_once_that_a_process_is_dead():
-    crossbar, told = Router(), []
-    crossbar.watch("other", told.append)
-    crossbar.deliver(wire(Kind.GONE, "other", b""))
-    crossbar.on_process_gone("other")
+    router, told = Router(), []
+    router.watch("other", told.append)
+    router.deliver(wire(Kind.GONE, "other", b""))
+    router.on_process_gone("other")
     assert told == ["other"]
 
 
 def test_who_no_longer_watches_is_not_told():
-    crossbar, told = Router(), []
-    crossbar.watch("other", told.append)
-    crossbar.unwatch("other", told.append)
-    crossbar.on_process_gone("other")
+    router, told = Router(), []
+    router.watch("other", told.append)
+    router.unwatch("other", told.append)
+    router.on_process_gone("other")
     assert told == []
 
 
 def test_after_a_flush_nobody_is_in_any_group():
-    crossbar, got = Router(), []
-    crossbar.join("red", crossbar.add(got.append).local)
-    crossbar.deliver(wire(Kind.FLUSH, "", b""))
-    crossbar.deliver(wire(Kind.MULTICAST, "red"))
+    router, got = Router(), []
+    router.join("red", router.add(got.append).local)
+    router.deliver(wire(Kind.FLUSH, "", b""))
+    router.deliver(wire(Kind.MULTICAST, "red"))
     assert got == []
-    assert crossbar.registration().groups == []
+    assert router.registration().groups == []
 
 
-class CrossbarModel(RuleBasedStateMachine):
-    """Memberships as a plain set of pairs: what the crossbar says must follow from it."""
+def confirmed(sender: Address, group: str) -> bytes:
+    return wire(Kind.CONFIRMED, f"{sender} {group}")
+
+
+def test_a_message_is_confirmed_once_when_the_last_full_member_has_room():
+    senders, callbacks, got = [], [], []
+    router = Router(confirm=senders.append)
+
+    def when_room(callback):
+        callbacks.append(callback)
+        return True
+
+    for room in (None, when_room, lambda callback: False, when_room):
+        router.join("red", router.add(got.append, when_room=room).local)
+    sender = Address("other", "1")
+    router.deliver(confirmed(sender, "red"))
+    assert (len(got), len(callbacks), senders) == (4, 2, [])
+    callbacks[0]()
+    assert senders == []
+    callbacks[1]()
+    assert senders == [sender]
+
+
+def test_a_message_without_members_is_confirmed_at_once():
+    senders = []
+    router = Router(confirm=senders.append)
+    router.deliver(confirmed(Address("other", "1"), "empty"))
+    assert senders == [Address("other", "1")]
+
+
+def test_only_names_of_a_host_are_registered_with_it():
+    router = Router()
+    for group in ("red", "green"):
+        router.join(group, router.add(print).local)
+    router.consume("work", print, 3)
+    assert router.registration(lambda name: name == "red").groups == ["red"]
+    assert router.registration(lambda name: name == "work").queues == {"work": 3}
+
+
+def test_nothing_is_left_of_a_removed_receiver_and_watcher():
+    router = Router()
+    address = router.add(print, when_room=lambda callback: True)
+    router.watch("other", print)
+    assert (router.locals, router.watched) == ({address.local}, {"other"})
+    router.remove(address.local)
+    router.unwatch("other", print)
+    assert (router.locals, router.watched) == (frozenset(), frozenset())
+
+
+class RouterModel(RuleBasedStateMachine):
+    """Memberships as a plain set of pairs: what the router says must follow from it."""
 
     def __init__(self):
         super().__init__()
-        self.crossbar = Router()
+        self.router = Router()
         self.members = set()
         self.got = {}
         for local in "1234":
@@ -81,12 +131,12 @@ class CrossbarModel(RuleBasedStateMachine):
         def receive(body, local=local):
             self.got[local] += 1
 
-        self.crossbar.add(receive, local)
+        self.router.add(receive, local)
 
     @rule(group=GROUPS, local=LOCALS)
     def join(self, group, local):
         first = not any(member[0] == group for member in self.members)
-        assert self.crossbar.join(group, local) is first
+        assert self.router.join(group, local) is first
         self.members.add((group, local))
 
     @rule(group=GROUPS, local=LOCALS)
@@ -94,28 +144,28 @@ class CrossbarModel(RuleBasedStateMachine):
         was = (group, local) in self.members
         self.members.discard((group, local))
         last = was and not any(member[0] == group for member in self.members)
-        assert self.crossbar.leave(group, local) is last
+        assert self.router.leave(group, local) is last
 
     @rule(local=LOCALS)
     def remove(self, local):
         groups = {group for group, member in self.members if member == local}
         self.members = {member for member in self.members if member[1] != local}
         left = {group for group in groups if not any(m[0] == group for m in self.members)}
-        assert set(self.crossbar.remove(local)) == left
+        assert set(self.router.remove(local)) == left
         self._add(local)
 
     @rule(group=GROUPS)
     def multicast(self, group):
         before = dict(self.got)
-        self.crossbar.deliver(wire(Kind.MULTICAST, group))
+        self.router.deliver(wire(Kind.MULTICAST, group))
         for local in self.got:
             assert self.got[local] - before[local] == ((group, local) in self.members)
 
     @invariant()
     def groups_with_members_are_announced(self):
         wanted = {group for group, _ in self.members}
-        assert set(self.crossbar.registration().groups) == wanted
-        assert all(self.crossbar.has_members(group) for group in wanted)
+        assert set(self.router.registration().groups) == wanted
+        assert all(self.router.has_members(group) for group in wanted)
 
 
-TestCrossbarModel = CrossbarModel.TestCase
+TestRouterModel = RouterModel.TestCase

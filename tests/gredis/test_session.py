@@ -40,7 +40,7 @@ class Process:
         self.hub = hub
         self.capacity = capacity
         self.router = Router()
-        self.suspects: list[str] = []
+        self.absent: list[str] = []
         self.lost: list[int | None] = []
         self.router.watch_losses(self.lost.append)
         self.session = Session(
@@ -48,7 +48,7 @@ class Process:
             TcpCarrier(self.router.inbox),
             new_reply=Reply,
             wake=lambda: None,
-            suspect=self.suspects.append,
+            on_absent=self.absent.append,
             capacity=capacity,
         )
         self.got: dict[str, list[object]] = {}
@@ -211,7 +211,7 @@ def test_after_a_restart_numbers_go_on_and_letters_that_came_meanwhile_are_kept(
     reply = sender.unicast(address, 3)
     settle(sender)
     assert reply.value == b"ABSENT"
-    assert sender.suspects == [receiver.router.inbox]
+    assert sender.absent == [receiver.router.inbox]
     receiver.cut()
     settle(receiver)
     sender.unicast(address, 4)
@@ -283,7 +283,7 @@ def test_who_was_there_in_between_is_not_taken_for_dead():
     receiver.served.close()
     sender.unicast(address, 1)
     settle(sender)
-    assert sender.suspects == [inbox]
+    assert sender.absent == [inbox]
     clock[0] += 400
     receiver.cut()
     settle(receiver)
@@ -291,7 +291,7 @@ def test_who_was_there_in_between_is_not_taken_for_dead():
     clock[0] += 100
     sender.session.probe(inbox)
     settle(sender)
-    assert (sender.suspects, dead) == ([inbox, inbox], [])
+    assert (sender.absent, dead) == ([inbox, inbox], [])
     clock[0] += 500
     sender.session.probe(inbox)
     settle(sender)

@@ -1,13 +1,13 @@
--- anycast: a message for the process with most room among those that take from a queue; it waits in
--- the queue while none has room.
+-- anycast: send a message to the consumer of a queue that has most room. While none has room, the
+-- message waits in the queue.
 --   ARGV[4] queue   ARGV[5] message   ARGV[6] capacity of an inbox   ARGV[7] messages that may wait
---   ARGV[8] milliseconds that a message may wait (0: for ever)
---   reply   the inbox it went to, WAITING, FULL (not stored)
-local takers, waiting = key('queue', ARGV[4]), key('waiting', ARGV[4])
+--   ARGV[8] milliseconds that a message may wait (0: without limit)
+--   reply   the inbox it went to, WAITING, or FULL (not stored)
+local consumers, waiting = key('queue', ARGV[4]), key('waiting', ARGV[4])
 local sent, expiry = now(), tonumber(ARGV[8])
-for _, inbox in ipairs(redis.call('ZRANGEBYSCORE', takers, '-inf', '(0')) do
+for _, inbox in ipairs(redis.call('ZRANGEBYSCORE', consumers, '-inf', '(0')) do
   if present(inbox) and store(inbox, sent, ARGV[5], ARGV[6]) ~= 'FULL' then
-    redis.call('ZINCRBY', takers, 1, inbox)
+    redis.call('ZINCRBY', consumers, 1, inbox)
     return done(inbox)
   end
 end

@@ -1,11 +1,11 @@
--- take: this process takes messages from a queue, or has room for more of them.
+-- consume: start to consume from a queue, or report room for more messages of it.
 --   ARGV[4] queue   ARGV[5] room gained, messages   ARGV[6] capacity of an inbox, messages
---   reply   messages that had waited and are now in the inbox
-local takers, waiting = key('queue', ARGV[4]), key('waiting', ARGV[4])
-redis.call('ZINCRBY', takers, -tonumber(ARGV[5]), me)
+--   reply   number of messages that had waited and are in the inbox now
+local consumers, waiting = key('queue', ARGV[4]), key('waiting', ARGV[4])
+redis.call('ZINCRBY', consumers, -tonumber(ARGV[5]), me)
 redis.call('SADD', key('entries', me), 'queue:' .. ARGV[4])
 local moved = 0
-while tonumber(redis.call('ZSCORE', takers, me)) < 0 do
+while tonumber(redis.call('ZSCORE', consumers, me)) < 0 do
   local oldest = redis.call('LINDEX', waiting, 0)
   if not oldest then
     break
@@ -15,7 +15,7 @@ while tonumber(redis.call('ZSCORE', takers, me)) < 0 do
     break
   end
   redis.call('LPOP', waiting)
-  redis.call('ZINCRBY', takers, 1, me)
+  redis.call('ZINCRBY', consumers, 1, me)
   moved = moved + 1
 end
 return done(moved)

@@ -1,4 +1,5 @@
--- depart: this process ends, and leaves nothing.
+-- deregister: remove everything of this process, which exits.
+--   reply   OK
 evict(me)
 for _, kind in ipairs({'entries', 'inbox', 'state'}) do
   redis.call('DEL', key(kind, me))

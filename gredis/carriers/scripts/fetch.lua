@@ -1,6 +1,6 @@
--- fetch: the messages of this process after the last one that it has seen.
---   ARGV[4] number of that message   ARGV[5] messages at most   ARGV[6] bytes, about, at most
---   reply   {1 when there may be more, number, milliseconds when it was sent, message, …}
+-- fetch: return the messages of this process after the last one that it has seen.
+--   ARGV[4] number of that message   ARGV[5] maximum messages   ARGV[6] approximate maximum bytes
+--   reply   {1 if there may be more, number, milliseconds when it was sent, message, …}
 local reply, size, from, step = {0}, 0, tonumber(ARGV[4]) + 1, 16
 repeat
   local found = redis.call(

@@ -1,4 +1,5 @@
--- flush: no group, no message any more; every process is told to forget its own. For tests.
+-- flush: delete all groups and messages, and make every process forget its own groups. For tests.
+--   reply   OK
 for _, kind in ipairs({'group', 'waiting'}) do
   for _, found in ipairs(redis.call('KEYS', key(kind, '*'))) do
     redis.call('DEL', found)

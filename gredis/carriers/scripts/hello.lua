@@ -1,3 +1,3 @@
--- hello: is anybody there?
+-- hello: prove that Redis answers.
 --   reply   OK
 return done('OK')

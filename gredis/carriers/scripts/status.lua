@@ -1,8 +1,8 @@
--- status: figures for people to look at.
---   reply   {inboxes, queues, groups}, each a list of rows; milliseconds are ages of the oldest
---           message, 0 when there is none
---             inbox   {name, 1 when its process is there, messages kept, age, messages ever, dropped}
---             queue   {name, takers, room, messages waiting, age}
+-- status: return figures for people.
+--   reply   {inboxes, queues, groups}, each a list of rows; ages are milliseconds since the oldest
+--           message was sent, 0 if there is none
+--             inbox   {name, 1 if it is connected, messages kept, age, messages ever, dropped}
+--             queue   {name, consumers, room, messages waiting, age}
 --             group   {name, processes}
 local time, inboxes, queues, groups = tonumber(now()), {}, {}, {}
 local function age(sent)
@@ -23,13 +23,13 @@ for _, kind in ipairs({'queue', 'waiting'}) do
   end
 end
 for name in pairs(names) do
-  local room, takers = 0, redis.call('ZRANGE', key('queue', name), 0, -1, 'WITHSCORES')
-  for place = 2, #takers, 2 do
-    room = room - tonumber(takers[place])
+  local room, consumers = 0, redis.call('ZRANGE', key('queue', name), 0, -1, 'WITHSCORES')
+  for place = 2, #consumers, 2 do
+    room = room - tonumber(consumers[place])
   end
   local oldest = redis.call('LINDEX', key('waiting', name), 0)
   queues[#queues + 1] = {
-    name, #takers / 2, room, redis.call('LLEN', key('waiting', name)),
+    name, #consumers / 2, room, redis.call('LLEN', key('waiting', name)),
     age(oldest and string.match(oldest, '^%d+'))}
 end
 for _, found in ipairs(redis.call('KEYS', key('group', '*'))) do

@@ -1,4 +1,4 @@
--- unicast: a message for one process.
+-- unicast: send a message to one process.
 --   ARGV[4] inbox   ARGV[5] message   ARGV[6] capacity of an inbox, messages
---   reply   OK, ABSENT (stored, but nobody is there to read it at the moment), FULL (not stored)
+--   reply   OK, ABSENT (stored, but the process is not connected), FULL (not stored)
 return done(store(ARGV[4], now(), ARGV[5], ARGV[6]))

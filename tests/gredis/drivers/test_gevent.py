@@ -14,7 +14,7 @@ import redis
 
 import gredis.client
 import gredis.session
-from gredis.drivers.gevent import GeventCrossbar, Mailbox
+from gredis.drivers.gevent import GeventCrossbar, GeventMailbox
 from gredis.errors import Closed, Full, Gone, RedisRefused, Unreachable
 from gredis.names import Address
 from gredis.session import GRACE
@@ -98,8 +98,8 @@ def test_what_nobody_has_room_for_waits_until_somebody_has(crossbar):
 
 def test_a_full_queue_refuses(crossbar):
     sender = crossbar()
-    assert sender.anycast_packed("work", b"1", waiting=1).get() == b"WAITING"
-    assert sender.anycast_packed("work", b"2", waiting=1).get() == b"FULL"
+    assert sender.anycast_packed("work", b"1", capacity=1).get() == b"WAITING"
+    assert sender.anycast_packed("work", b"2", capacity=1).get() == b"FULL"
 
 
 def test_a_full_inbox_refuses(crossbar):
@@ -110,7 +110,7 @@ def test_a_full_inbox_refuses(crossbar):
 
 def test_a_multicast_costs_one_letter_per_process_whatever_the_members(crossbar, looking_in):
     sender, one, two = crossbar(), crossbar(), crossbar()
-    members: list[Mailbox] = [process.mailbox() for process in (one, two) for _ in range(50)]
+    members: list[GeventMailbox] = [process.mailbox() for process in (one, two) for _ in range(50)]
     for process, mailbox in zip([one] * 50 + [two] * 50, members, strict=True):
         if (joined := process.join("room", mailbox.address.local)) is not None:
             joined.get()

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from gredis.location import KEEPALIVE
+from gredis.drivers.sockets import enable_keepalive
 
 if TYPE_CHECKING:
     from thyme.split.endpoint import Desk
@@ -153,10 +153,7 @@ class AsyncioDriver:
 
     async def _wait_for_end(self, connected: socket.socket) -> None:
         """Wait until the other process, or its machine, is there no more."""
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            if hasattr(socket, name):
-                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        enable_keepalive(connected)
         try:
             while await self._loop.sock_recv(connected, GREETING_BYTES):
                 pass

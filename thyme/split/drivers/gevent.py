@@ -17,7 +17,7 @@ from gevent import socket
 from gevent.event import Event
 from gevent.server import StreamServer
 
-from gredis.location import KEEPALIVE
+from gredis.drivers.sockets import enable_keepalive
 
 if TYPE_CHECKING:
     from thyme.split.endpoint import Desk
@@ -140,10 +140,7 @@ def _line(connected: Any) -> str:
 
 def _wait_for_end(connected: Any) -> None:
     """Block until the other process, or its machine, is there no more."""
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    enable_keepalive(connected)
     try:
         while connected.recv(GREETING_BYTES):
             pass

@@ -337,8 +337,8 @@ def test_nothing_is_left_of_a_thousand_connections(server, start):
     for desk in (server.desk, worker.desk):
         (link,) = desk.links.values()
         assert not link.connections
-        assert list(desk.end.router._locals) == [desk.address.local]
-        assert list(desk.end.router._watchers) == [link.inbox]
+        assert desk.end.router.locals == {desk.address.local}
+        assert desk.end.router.watched == {link.inbox}
     assert not server.desk._attempts
     assert not server.desk._pending
     assert crossbar.router.registration().queues == {"http": 1000, "websocket": 1000}
