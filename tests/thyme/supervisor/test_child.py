@@ -9,7 +9,7 @@ import gevent.event
 import pytest
 
 from thyme.supervisor import child as children
-from thyme.supervisor.child import Child, ChildFailed, run_command, next_delay
+from thyme.supervisor.child import Child, ChildFailed, next_delay, run_command
 
 HERE = Path(__file__).parent
 
@@ -91,7 +91,9 @@ def test_the_last_words_of_a_failed_command_are_shown():
 
 def test_a_command_dies_with_the_greenlet_that_waits_for_it():
     with gevent.Timeout(0.2, False):
-        run_command([sys.executable, "-c", f"import signal; signal.pause() or {signal.SIGTERM:d}"], HERE)
+        run_command(
+            [sys.executable, "-c", f"import signal; signal.pause() or {signal.SIGTERM:d}"], HERE
+        )
         pytest.fail("it ended by itself")
 
 
