@@ -136,7 +136,7 @@ LAYERS: dict[str, set[str]] = {
     "thyme.loop": BOTTOM,
     "thyme.fastpath": BOTTOM | {"thyme.loop"},
     "thyme.server": BOTTOM | {"thyme.protocol"},
-    "thyme.split": BOTTOM | {"gredis"},
+    "thyme.split": BOTTOM | {"thyme.protocol.close_codes", "gredis"},
     "thyme.services": BOTTOM,
     "thyme.supervisor": BOTTOM,
     "thyme.loading": BOTTOM | {"thyme.loop", "thyme.fastpath", "thyme.server"},
@@ -221,7 +221,7 @@ def test_no_modules_import_each_other_in_a_cycle():
 
 PURE = re.compile(
     r"thyme\.protocol(\..+)?"
-    r"|thyme\.split(\.(?!drivers\b)(?!(relay|worker)\.(gevent|asyncio)$)(?!relay\.endpoint).+)?"
+    r"|thyme\.split(\.(?!drivers\b)(?!(relay|worker)\.(gevent|asyncio)$).+)?"
     r"|gredis\.(names|messages|errors|router|session|carriers(\..+)?|hub\.state)"
 )
 """Everything that decides and leaves waiting to others: `protocol/` (bytes to events and back), the

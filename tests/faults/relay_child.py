@@ -7,7 +7,7 @@ from thyme.split.relay.asyncio import AsgiRelay
 from thyme.split.relay.gevent import Relay
 
 _SECONDS = float(os.environ["WAIT_SECONDS"])
-_OPTIONS = {kind: Queue(kind, letters=20, seconds=_SECONDS) for kind in ("http", "websocket")}
+_OPTIONS = {kind: Queue(kind, capacity=20, seconds=_SECONDS) for kind in ("http", "websocket")}
 
 application = Relay(os.environ["REDIS_URL"], **_OPTIONS)
 asgi = AsgiRelay(os.environ["REDIS_URL"], **_OPTIONS)

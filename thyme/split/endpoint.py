@@ -1,18 +1,19 @@
-"""A process of the split, as the others see it: what it hears from them, and who of them is dead.
+"""One process's end of the split: its links, and how it notices that another process has died.
 
-A process with a relay has a `RelayDesk` (`split/relay/endpoint.py`), a worker a `WorkerDesk`
-(`split/worker/endpoint.py`). A desk is one local of the process's crossbar. It keeps the links and
-gives each half what is said to it. Both are used on gevent and on asyncio; a `Driver` says how
-things are done there. No waiting here.
+A process with a relay has a `RelayEndpoint` (`split/relay/endpoint.py`), a worker has a
+`WorkerEndpoint` (`split/worker/endpoint.py`). An endpoint has an address in gredis. It keeps one
+link to each endpoint that it exchanges messages with, and passes entries on to the connections that
+they are for. It does no I/O: a `Driver` schedules its calls, for gevent or for asyncio.
 
-How the death of a process is noticed at once, though nobody sends: by its *lifeline*, one idle
-connection between each two processes that have talked. The kernel closes it when either ends,
-however it ends. Then Redis is asked: if it, too, misses that process, it is dead. Where a lifeline
-cannot be had (a worker on another machine, and `lifeline` left on loopback), a death is noticed
-when somebody sends to the dead.
+*How a death is noticed.* Two processes that have exchanged messages hold one idle connection, a
+lifeline, which the kernel closes when either of them ends (`split/lifeline.py`). Then Redis is
+asked. If that process is missing there as well, it is dead. If not, the lifeline is opened again.
+Where no lifeline is possible (a worker on another machine, and `lifeline` is left on loopback), a
+death is noticed at the next send.
 
-Who was taken for dead and comes back is told first of all that its links are over, before it can
-be given anything new: see `split/link.py`.
+*When the verdict was wrong.* A process may be cut off from Redis for longer than the others wait,
+and come back. It is told first of all that its links are closed, before it is given any new work:
+see "Epochs" in `split/link.py`.
 
 Taught in notebooks/13_when_things_die.ipynb.
 Read next: `split/relay/endpoint.py`.
@@ -27,196 +28,240 @@ from typing import Any, Protocol
 from gredis.errors import Closed
 from gredis.messages import unpack
 from gredis.names import Address
-from thyme.split.link import AWAY_SECONDS, FULL_SECONDS, Link, farewell
+from thyme.split.link import AWAY_SECONDS, FULL_SECONDS, Link, closing_message
 
 log = logging.getLogger("thyme.relay")
 
+FLUSH_SECONDS = 1.0
+"""Seconds that the last messages have to be posted when a server or a worker has stopped."""
+
 DOUBTS = (0.02, 0.1, 0.4)
-"""Seconds between questions about a process whose lifeline has ended: Redis may learn it later."""
+"""Seconds between questions to Redis about a process whose lifeline has ended. Redis may notice the
+end of its own connection to that process a little later."""
 
 
 class Driver(Protocol):
-    """How a desk waits: it never does, it says what to call."""
+    """What an endpoint needs from its event loop. One per endpoint; no method waits."""
 
-    def soon(self, function: Callable[[], None]) -> None:
-        """Call it at the end of this turn."""
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call `function` at the end of this round of the event loop."""
 
     def when_done(self, reply: Any, function: Callable[[Any, Exception | None], None]) -> None:
-        """Call it with the value or the error of a reply of the crossbar."""
+        """Call `function` with the value or the error of a reply of gredis."""
 
-    def listen(self, host: str, desk: Desk) -> str | None:
-        """Take lifelines at an address of this host; the place to connect to."""
+    def on_drained(self) -> None:
+        """Wake a task that waits until the endpoint has posted everything."""
 
-    def hold(self, place: str, theirs: str, desk: Desk) -> None:
-        """Hold a lifeline to the process with that inbox."""
+    def accept_lifelines(self, host: str, endpoint: Endpoint) -> str | None:
+        """Accept lifelines at a free port of `host`; return "host:port", or None if impossible."""
+
+    def hold_lifeline(self, place: str, inbox: str, endpoint: Endpoint) -> None:
+        """Open a lifeline to the process `inbox`, which accepts them at `place`."""
 
     def close(self) -> None:
-        """Let go of all lifelines, and take none."""
+        """Close all lifelines, and accept no more."""
 
 
-class Desk:
-    """What both desks do. `end`: the crossbar of this process or loop."""
+class Endpoint:
+    """What both endpoints have in common. `crossbar`: the gredis client of this process or loop."""
 
-    def __init__(self, end: Any, driver: Driver) -> None:
-        self.end = end
+    def __init__(self, crossbar: Any, driver: Driver) -> None:
+        self.crossbar = crossbar
         self.driver = driver
-        self.address: Address = end.router.add(self._letter)
+        self.address: Address = crossbar.router.add(self._receive)
         self.links: dict[str, Link] = {}
-        self.ring_quiet: Callable[[], None] = _nobody
+        self.lifelines_in: set[str] = set()  # inboxes of processes that hold lifelines to us
+        self._lifelines_out: set[str] = set()  # inboxes of processes that we hold lifelines to
         self._name = str(self.address)
-        self._held: set[str] = set()  # inboxes that we hold lifelines to
-        self.taken: set[str] = set()  # inboxes that hold lifelines to us, and are alive
-        end.router.watch_losses(self._lost_letters)
+        self._warned = False
+        crossbar.router.watch_losses(self._on_loss)
+
+    @property
+    def inbox(self) -> str:
+        """The inbox of this process."""
+        inbox: str = self.crossbar.inbox
+        return inbox
 
     # -- links
 
-    def link_to(self, desk: str) -> Link:
-        """The link to the desk with this address."""
-        link = self.links.get(desk)
+    def link_to(self, remote: str) -> Link:
+        """Return the link to the endpoint with this address; open one if there is none."""
+        link = self.links.get(remote)
         if link is None:
-            address = Address.parse(desk)
-            made = Link(self._name, desk, lambda wire: self._post(made, address, wire), self.soon)
-            self.links[desk] = link = made
-            self.end.router.watch(link.inbox, self.gone)
+            address = Address.parse(remote)
+            opened = Link(
+                self._name,
+                remote,
+                post=lambda wire: self._post(opened, address, wire),
+                call_soon=self.driver.call_soon,
+            )
+            self.links[remote] = link = opened
+            self.crossbar.router.watch(link.remote_inbox, self.on_process_gone)
         return link
-
-    def soon(self, function: Callable[[], None]) -> None:
-        """Call it at the end of this turn."""
-        self.driver.soon(function)
 
     def _post(self, link: Link, address: Address, wire: bytes) -> None:
         try:
-            reply = self.end.unicast_packed(address, wire)
+            reply = self.crossbar.unicast_packed(address, wire)
         except Closed:
             return
-        self.driver.when_done(reply, lambda value, error: self._posted(link, value, error))
+        self.driver.when_done(reply, lambda value, error: self._on_posted(link, value, error))
 
-    def _posted(self, link: Link, value: Any, error: Exception | None) -> None:
+    def _on_posted(self, link: Link, value: Any, error: Exception | None) -> None:
         if error is None and value != b"FULL":
-            link.posted()
-        elif not (isinstance(error, Closed) or link.over):
-            link.refused()
-            self.end.call_later(FULL_SECONDS if error is None else AWAY_SECONDS, link.flush)
-        if self.quiet:
-            self.ring_quiet()
+            link.on_posted()
+        elif not (isinstance(error, Closed) or link.closed):
+            link.on_refused()
+            self.crossbar.call_later(FULL_SECONDS if error is None else AWAY_SECONDS, link.flush)
+        if self.drained:
+            self.driver.on_drained()
 
-    def _letter(self, body: bytes) -> None:
-        letter = unpack(body)
-        if isinstance(letter, dict):
-            self.old_version(letter)
+    def _receive(self, body: bytes) -> None:
+        """Process a message for this endpoint."""
+        message = unpack(body)
+        if isinstance(message, dict):
+            self.handle_unsupported_version(message)
             return
-        _, sender, run, ours, number, seen, entries = letter
+        _, sender, remote_epoch, epoch, number, seen, entries = message
         link = self.links.get(sender)
-        if run == 0:
-            if link is not None and link.run == ours:
-                self._end_link(link, alive=True)
+        if remote_epoch == 0:  # a closing message
+            if link is not None and link.epoch == epoch:
+                self._close_link(link, process_alive=True)
             return
-        if link is not None and link.their_run not in (0, run):
-            self._end_link(link, alive=True)  # they have ended theirs, and begun another one
+        if link is not None and link.remote_epoch not in (0, remote_epoch):
+            # They have closed their end of this link, and opened another one.
+            self._close_link(link, process_alive=True)
             link = None
-        if ours and (link is None or link.run != ours):
-            self._say_farewell(sender, run)
+        if epoch and (link is None or link.epoch != epoch):
+            self._send_closing_message(sender, remote_epoch)
             return
         link = link or self.link_to(sender)
-        self.entries(link, link.hear(run, number, seen, entries, len(body)))
+        self.handle_entries(link, link.receive(remote_epoch, number, seen, entries, len(body)))
 
-    def entries(self, link: Link, heard: Sequence[list[Any]]) -> None:
-        """Deal with a batch."""
-        for entry in heard:
+    def handle_entries(self, link: Link, entries: Sequence[list[Any]]) -> None:
+        """Handle the entries of a batch. An error in one of them does not affect the others."""
+        for entry in entries:
             try:
-                self.entry(link, entry)
-            except Exception:  # of one connection, and none of the others'
-                log.exception("could not deal with what %s said: %.200r", link.theirs, entry)
+                self.handle_entry(link, entry)
+            except Exception:
+                log.exception("cannot handle an entry from %s: %.200r", link.remote, entry)
 
-    def _say_farewell(self, desk: str, run: int) -> None:
-        if not self.end.closing:
-            self.end.unicast_packed(Address.parse(desk), farewell(self._name, run))
+    def _send_closing_message(self, remote: str, epoch: int) -> None:
+        if not self.crossbar.closing:
+            self.crossbar.unicast_packed(Address.parse(remote), closing_message(self._name, epoch))
 
-    def entry(self, link: Link, entry: list[Any]) -> None:
-        """Deal with one entry of a batch."""
+    def handle_entry(self, link: Link, entry: list[Any]) -> None:
+        """Handle one entry of a batch."""
         raise NotImplementedError
 
-    def old_version(self, letter: dict[str, Any]) -> None:
-        """A release that speaks another version says something."""
+    def handle_unsupported_version(self, message: dict[str, Any]) -> None:
+        """Handle a message in an unsupported protocol version."""
 
-    def _lost_letters(self, count: int | None) -> None:
+    def _on_loss(self, count: int | None) -> None:
+        """Messages for this process were lost: `count` of them, or all that Redis had (None)."""
         for link in list(self.links.values()):
-            link.lost()
+            link.recover()
         if count is None:
-            self.forgotten()
+            self.on_redis_emptied()
 
-    def forgotten(self) -> None:
-        """Redis has come back empty."""
+    def on_redis_emptied(self) -> None:
+        """Redis is back, without its data: what waited in queues is lost."""
 
     @property
-    def quiet(self) -> bool:
-        """Whether all has been posted; `ring_quiet` is called when it may be so."""
-        return all(link.quiet for link in self.links.values())
+    def drained(self) -> bool:
+        """Whether everything has been posted; `Driver.on_drained` is called when it may be."""
+        return all(link.drained for link in self.links.values())
 
-    # -- death
+    # -- lifelines
 
-    def hold_lifeline(self, place: str, theirs: str) -> None:
-        """Hold a lifeline to the process with that inbox, unless we do."""
-        if theirs not in self._held:
-            self._held.add(theirs)
-            self.driver.hold(place, theirs, self)
+    def hold_lifeline(self, place: str, inbox: str) -> None:
+        """Hold a lifeline to the process `inbox`, unless we do already."""
+        if inbox not in self._lifelines_out:
+            self._lifelines_out.add(inbox)
+            self.driver.hold_lifeline(place, inbox, self)
 
-    def lifeline_ended(self, inbox: str, again: Callable[[], None], doubts: int = 0) -> None:
-        """The lifeline of that process has ended: is it dead? If not, call `again`."""
-        if self.end.closing or not self._knows(inbox):
-            self._held.discard(inbox)
+    def lifeline_failed(self, place: str, inbox: str, error: Exception) -> None:
+        """A lifeline could not be opened. Perhaps its process has died in the meantime."""
+        self.lifeline_ended(inbox, lambda: self._warn(place, error))
+
+    def _warn(self, place: str, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "no lifeline to %s (%s): the death of that process will be noticed only at the "
+                "next send; see Relay(lifeline=…)",
+                place,
+                error,
+            )
+
+    def lifeline_accepted(self, inbox: str) -> None:
+        """The process `inbox` holds a lifeline to us."""
+        self.lifelines_in.add(inbox)
+
+    def accepted_lifeline_ended(self, inbox: str) -> None:
+        """That lifeline has ended. If the process is alive, it will open another one."""
+        self.lifelines_in.discard(inbox)
+        self.lifeline_ended(inbox, _do_nothing)
+
+    def lifeline_ended(self, inbox: str, if_alive: Callable[[], None], doubts: int = 0) -> None:
+        """Ask Redis whether the process `inbox` is dead; call `if_alive` if it is not."""
+        if self.crossbar.closing or not self._is_linked(inbox):
+            self._lifelines_out.discard(inbox)
             return
 
         def answered(value: Any, error: Exception | None) -> None:
-            if error is not None:  # whoever can tell is away
-                self.end.call_later(AWAY_SECONDS, lambda: self.lifeline_ended(inbox, again, doubts))
+            if error is not None:  # Redis is away: ask again when it may be back
+                self.crossbar.call_later(
+                    AWAY_SECONDS, lambda: self.lifeline_ended(inbox, if_alive, doubts)
+                )
             elif value in (b"ABSENT", b"GONE"):
-                self.gone(inbox)
+                self.on_process_gone(inbox)
             elif doubts < len(DOUBTS):
-                self.end.call_later(
-                    DOUBTS[doubts], lambda: self.lifeline_ended(inbox, again, doubts + 1)
+                self.crossbar.call_later(
+                    DOUBTS[doubts], lambda: self.lifeline_ended(inbox, if_alive, doubts + 1)
                 )
             else:
-                again()
+                if_alive()
 
-        self.driver.when_done(self.end.probe(inbox), answered)
+        self.driver.when_done(self.crossbar.probe(inbox), answered)
 
-    def _knows(self, inbox: str) -> bool:
-        return any(link.inbox == inbox for link in self.links.values())
+    def _is_linked(self, inbox: str) -> bool:
+        return any(link.remote_inbox == inbox for link in self.links.values())
 
-    def gone(self, inbox: str) -> None:
-        """That process is dead, or taken for dead by all."""
-        self._held.discard(inbox)
-        for link in [link for link in self.links.values() if link.inbox == inbox]:
-            if link.their_run:
-                self._say_farewell(link.theirs, link.their_run)
-            self._end_link(link)
+    # -- the end
 
-    def _end_link(self, link: Link, alive: bool = False) -> None:
-        if link.over:
+    def on_process_gone(self, inbox: str) -> None:
+        """The process `inbox` is dead, or all others have agreed that it is."""
+        self._lifelines_out.discard(inbox)
+        for link in [link for link in self.links.values() if link.remote_inbox == inbox]:
+            if link.remote_epoch:
+                self._send_closing_message(link.remote, link.remote_epoch)
+            self._close_link(link, process_alive=False)
+
+    def _close_link(self, link: Link, process_alive: bool) -> None:
+        if link.closed:
             return
-        link.over = True
-        self.links.pop(link.theirs, None)
-        self.end.router.unwatch(link.inbox, self.gone)
-        halves, link.connections = list(link.connections.values()), {}
-        for half in halves:
-            self.lost(half, alive)
-        if self.quiet:
-            self.ring_quiet()
+        link.closed = True
+        self.links.pop(link.remote, None)
+        self.crossbar.router.unwatch(link.remote_inbox, self.on_process_gone)
+        lost, link.connections = list(link.connections.values()), {}
+        for connection in lost:
+            self.on_connection_lost(connection, process_alive)
+        if self.drained:
+            self.driver.on_drained()
 
-    def lost(self, half: Any, alive: bool) -> None:
-        """The other half of this connection is lost; whether the process that had it lives."""
+    def on_connection_lost(self, connection: Any, process_alive: bool) -> None:
+        """The other end of a connection is lost; its process may be alive."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Say nothing more, and hear nothing."""
+        """Send and receive nothing more."""
         self.driver.close()
-        self.end.router.remove(self.address.local)
+        self.crossbar.router.remove(self.address.local)
         for link in self.links.values():
-            link.over = True
-            self.end.router.unwatch(link.inbox, self.gone)
+            link.closed = True
+            self.crossbar.router.unwatch(link.remote_inbox, self.on_process_gone)
         self.links.clear()
 
 
-def _nobody() -> None:
-    """Nobody waits for quiet."""
+def _do_nothing() -> None:
+    """No-op: the process is alive."""

@@ -1,14 +1,23 @@
-"""How much may wait: in a queue for a worker, and under way in one direction of one connection.
+"""Flow control: how much may wait in a queue, and be in transit on one connection. No I/O.
 
-No I/O. Flow control of one connection:
+Without it, a worker that sends faster than a browser reads would fill the server's memory: between
+processes there is no socket buffer that blocks the sender. So each direction of each connection has
+a *window*, as a stream of HTTP/2 or a TCP connection has:
 
-The receiver says how much it takes (`Window`); the sender counts what it has sent and what was
-dealt with (`Outflow`), the receiver tells it when that is worth a message (`Inflow`): when half of
-the window is used up. So a chat line costs no second message, and one slow browser or consumer
-holds up its own sender and nobody else.
+    sender                                      receiver
+    SendWindow                                  ReceiveWindow(window)
+      sent(size) for each event      ──────►      consumed(size) when the event has been handled
+      open: may another one be sent?                └─ True: worth a message
+      acknowledged(events, bytes)    ◄──────      take_ack(): events and bytes since the last one
 
-A sender may go over by one event, which is at most `PIECE_BYTES` where it could be cut. So a
-connection holds at most `bytes` + one event on each side of each direction.
+Two numbers are counted, because both cost memory: a million empty messages have no bytes. The
+receiver acknowledges when half of the window is used up. An acknowledgement per event would double
+the number of messages; one at the end of the window would let the sender stand still for a round
+trip. So a chat line costs no second message, and a slow browser or consumer holds up its own sender
+and no other.
+
+A sender may exceed the window by one event, which is at most `CHUNK_BYTES` where it can be split.
+So a connection occupies at most `bytes` plus one event, on each side and in each direction.
 
 Taught in notebooks/09_relay_and_workers.ipynb.
 Read next: `split/link.py`.
@@ -19,51 +28,50 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WINDOW_EVENTS = 64
-"""Events under way: some bursts of a fast talker; more would only be memory."""
+"""Events in transit: a few bursts of a fast sender. More would only cost memory."""
 
 WINDOW_BYTES = 256 * 1024
-"""Bytes under way: at the 1 ms that a batch takes there and back, 250 MB/s per connection."""
+"""Bytes in transit: with a round trip of 1 ms, 250 MB/s per connection."""
 
-
-QUEUE_LETTERS = 1_000
-"""Connections that wait in one queue; above, the system is full: 503, or 1013."""
+QUEUE_CAPACITY = 1_000
+"""Connections that wait in one queue. Above that the system is overloaded: 503, or 1013."""
 
 QUEUE_SECONDS = 10.0
-"""Seconds that a connection waits for a worker: as long as one takes to start, or to restart."""
+"""Seconds that a connection waits for a worker: as long as a worker needs to start or restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Where connections wait for a worker: `letters` at most, each for `seconds` at most."""
+    """Where connections wait for a worker: at most `capacity` of them, each at most `seconds`."""
 
     name: str
-    letters: int = QUEUE_LETTERS
+    capacity: int = QUEUE_CAPACITY
     seconds: float = QUEUE_SECONDS
 
 
-HTTP, WEBSOCKET = Queue("http"), Queue("websocket")
-"""Unless told otherwise."""
+HTTP_QUEUE, WEBSOCKET_QUEUE = Queue("http"), Queue("websocket")
+"""Defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How much a receiver takes before it has dealt with anything."""
+    """How much a receiver accepts before it has consumed any of it."""
 
     events: int = WINDOW_EVENTS
     bytes: int = WINDOW_BYTES
 
 
-WINDOW = Window()
-"""Unless told otherwise."""
+DEFAULT_WINDOW = Window()
+"""Default."""
 
 
-def narrower(one: Window, other: Window) -> Window:
-    """What both can take."""
+def min_window(one: Window, other: Window) -> Window:
+    """Return the window that both sides allow."""
     return Window(min(one.events, other.events), min(one.bytes, other.bytes))
 
 
-class Outflow:
-    """What the sender knows."""
+class SendWindow:
+    """The sender's count of what is in transit."""
 
     __slots__ = ("_bytes", "_events", "window")
 
@@ -77,19 +85,19 @@ class Outflow:
         """Whether another event may be sent."""
         return self._events < self.window.events and self._bytes < self.window.bytes
 
-    def sent(self, weight: int) -> None:
-        """An event of so many bytes is under way."""
+    def sent(self, size: int) -> None:
+        """Count an event of `size` bytes that was sent."""
         self._events += 1
-        self._bytes += weight
+        self._bytes += size
 
-    def taken(self, events: int, size: int) -> None:
-        """So many more were dealt with at the other end."""
+    def acknowledged(self, events: int, size: int) -> None:
+        """Count `events` of `size` bytes altogether that the receiver has consumed."""
         self._events -= events
         self._bytes -= size
 
 
-class Inflow:
-    """What the receiver knows."""
+class ReceiveWindow:
+    """The receiver's count of what it has consumed and not acknowledged yet."""
 
     __slots__ = ("_bytes", "_events", "window")
 
@@ -98,19 +106,19 @@ class Inflow:
         self._events = 0
         self._bytes = 0
 
-    def dealt_with(self, weight: int) -> bool:
-        """An event was dealt with; whether it is time to tell the sender."""
+    def consumed(self, size: int) -> bool:
+        """Count an event of `size` bytes; return whether to acknowledge now."""
         self._events += 1
-        self._bytes += weight
+        self._bytes += size
         return 2 * self._events >= self.window.events or 2 * self._bytes >= self.window.bytes
 
     @property
-    def untold(self) -> bool:
-        """Whether there is anything to tell."""
+    def pending_ack(self) -> bool:
+        """Whether anything has been consumed that is not acknowledged yet."""
         return self._events > 0
 
-    def tell(self) -> tuple[int, int]:
-        """Events and bytes to tell the sender of, who is told with this."""
-        told = self._events, self._bytes
+    def take_ack(self) -> tuple[int, int]:
+        """Return the events and bytes to acknowledge, and count them as acknowledged."""
+        ack = self._events, self._bytes
         self._events = self._bytes = 0
-        return told
+        return ack

@@ -1,22 +1,33 @@
-"""A link: all that a process with a relay and a worker say to each other. No I/O.
+"""A link: all messages between a process with a relay and a process with a worker. No I/O.
 
-Many connections share one link. What they say within one turn of the hub travels as one batch, and
-an event that is meant for many of them (a line of chat in a room) stands in it once:
+Many connections share one link. Entries that are sent within one round of the event loop travel as
+one batch, and an event for many connections (a chat line for a room) is in it once:
 
-    [VERSION, sender's desk, run, receiver's run, number, seen,
-     [[[connection, …], kind, what …], …]]
+    [VERSION, sender's endpoint, epoch, receiver's epoch, number, seen,
+     [[[connection, …], kind, argument …], …]]
 
-One batch at a time is on its way to the crossbar; what comes up meanwhile gathers. So batches grow
-with the load, order is kept, and a full inbox simply holds the next one back.
+One batch at a time is being posted through gredis; entries that are sent meanwhile are collected
+for the next one. So batches grow with the load, order is kept, and a full inbox simply delays the
+next batch.
 
-Batches are numbered from 1, and kept until the other side has said ("seen", in any of its batches)
-that they came: a batch that comes twice is dropped, one that is missing (Redis has been killed,
-say, with letters on their way) is asked for again, with number 0 and no entries.
+*Two levels of numbering.* gredis numbers messages, and a link numbers batches above that. They
+guard against different losses:
 
-A process that was taken for dead may come back: then one side has a link that the other has ended.
-So each end has a number of its own ("run"), and says with each batch to whose end it speaks (0:
-it has not heard it yet). What is meant for an end that is no more is answered with a farewell, run
-0, which names the run that has to end, too. Desks do that, see `split/endpoint.py`.
+*   gredis' numbers belong to one process and Redis. They make sure that a message which is in Redis
+    is delivered once, although the connection to Redis is cut in between, and they show how many
+    were dropped from a full inbox. But a message that Redis has accepted and then lost (it was
+    killed, or has removed the inbox of a process that it took for dead) cannot be fetched again:
+    the sender was told OK, and has forgotten it.
+*   A link's numbers belong to two endpoints, whatever is in between. Batches are numbered from 1,
+    and the sender keeps each until the receiver has confirmed it ("seen", in any of its batches). A
+    batch that arrives twice is dropped. When one is missing, the receiver requests all that follow
+    the last one it has seen, with a batch that has number 0 and None for its entries.
+
+*Epochs.* A process that was taken for dead may still be alive. Then one side has a link that the
+other has closed. So each end of a link has an epoch, which is never used again, and each batch
+names the epoch it was sent in and the one it is meant for (0: not known yet). A batch for an end
+that no longer exists is answered with a *closing message*: epoch 0, and the epoch that has to
+close. Endpoints do that, see `split/endpoint.py`.
 
 Taught in notebooks/09_relay_and_workers.ipynb.
 Read next: `split/relay/output.py`.
@@ -33,55 +44,61 @@ from typing import Any
 
 from gredis.messages import MAX_MESSAGE_BYTES, pack
 from thyme.asgi import Event
-from thyme.split.wire import EVENT, VERSION, weigh
+from thyme.split.wire import EVENT, VERSION
 
 Entry = list[Any]
 
 BATCH_BYTES = 512 * 1024
-"""About so many bytes travel as one batch: few enough to let others' in between."""
+"""Approximate bytes of one batch: few enough that other processes' messages get a turn."""
 
 ENTRY_BYTES = 32
-"""What an entry counts for that is no event."""
+"""Bytes that an entry counts for if it is not an event."""
 
-LETTER_BYTES = MAX_MESSAGE_BYTES - 1024
-"""Bytes of a packed batch, with room for the name of its receiver."""
+MESSAGE_BYTES = MAX_MESSAGE_BYTES - 1024
+"""Bytes of a packed batch: what gredis carries, less the name of the receiver."""
 
 SEEN_BATCHES = 32
-"""Batches that came before their sender is told so, if we have nothing else to say."""
+"""Received batches after which they are confirmed, if no batch of ours does it anyway."""
 
 SEEN_BYTES = 1024 * 1024
-"""The same in bytes: what a sender keeps is bounded by this and by the windows."""
+"""The same in bytes. This and the windows bound what a sender has to keep."""
 
 FULL_SECONDS = 0.02
 """Pause before a batch is posted again to a process whose inbox is full."""
 
 AWAY_SECONDS = 0.5
-"""The same when the crossbar could not be reached for longer than its patience."""
+"""The same when Redis could not be reached for longer than gredis waits for it."""
 
-_runs = itertools.count(time.time_ns() // 1000)
+_epochs = itertools.count(time.time_ns() // 1000)
 
 
 class Batch:
-    """What gathers. An entry may be shared if all its connections are at that place in order."""
+    """Entries that are collected for one batch, and their sizes.
 
-    __slots__ = ("_index", "_last", "entries", "size")
+    An event for many connections is one entry with all their numbers. An entry may be shared only
+    if that keeps the order of events on each of its connections.
+    """
+
+    __slots__ = ("_index", "_last", "entries", "size", "sizes")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.sizes: list[int] = []
         self.size = 0
-        self._index: dict[Any, list[int]] = {}
-        self._last: dict[int, int] = {}
+        self._index: dict[Any, list[int]] = {}  # where the entries with a key are
+        self._last: dict[int, int] = {}  # where the last entry of a connection is
 
-    def add(self, connection: int, kind: str, *what: Any) -> None:
-        """Say something on a connection."""
+    def add(self, connection: int, kind: str, *arguments: Any, size: int) -> None:
+        """Add an entry for one connection."""
         self._last[connection] = len(self.entries)
-        self.entries.append([[connection], kind, *what])
-        self.size += _weight(self.entries[-1])
+        self.entries.append([[connection], kind, *arguments])
+        self.sizes.append(size)
+        self.size += size
 
-    def add_shared(self, connection: int, key: Any, event: Event, once: Any) -> None:
-        """The same for an event that others may get, too; equal events have equal keys."""
+    def add_shared(self, connection: int, key: Any, event: Event, once: Any, size: int) -> None:
+        """Add an event that other connections may get, too. Equal events have equal keys."""
         places = self._index.setdefault(key, [])
-        # Behind all that was said on this connection so far, or order would be lost.
+        # Only an entry behind this connection's last one keeps the connection's order.
         behind = bisect_right(places, self._last.get(connection, -1))
         if behind < len(places):
             place = places[behind]
@@ -91,76 +108,81 @@ class Batch:
                 self._last[connection] = place
                 return
         places.append(len(self.entries))
-        self.add(connection, EVENT, event, once)
+        self.add(connection, EVENT, event, once, size=size)
 
 
 class Link:
-    """One end of a link.
+    """One end of a link, between the endpoints `local` and `remote`.
 
-    `post(wire)` hands a packed batch to the crossbar; then call `posted()` when it has been taken,
-    or `refused()`, and `flush()` a while later. `soon(function)` calls at the end of this turn.
+    `post(wire)` hands a packed batch to gredis. Its caller then reports the reply: `on_posted()`
+    when the batch was accepted, `on_refused()` when it was not, and `flush()` a while after that.
+    `call_soon(function)` calls a function at the end of this round of the event loop.
     """
 
     def __init__(
         self,
-        ours: str,
-        theirs: str,
+        local: str,
+        remote: str,
         post: Callable[[bytes], None],
-        soon: Callable[[Callable[[], None]], None],
+        call_soon: Callable[[Callable[[], None]], None],
     ) -> None:
-        self.theirs = theirs
-        self.inbox = theirs.partition("!")[0]
-        self.over = False
-        self.known = False  # whether a connection has been taken over it
-        self.version = VERSION
-        self.run = next(_runs)
-        self.their_run = 0  # until they have spoken
-        self.connections: dict[int, Any] = {}  # those that the other side may speak of
-        self._ours = ours
+        self.remote = remote
+        self.remote_inbox = remote.partition("!")[0]
+        self.closed = False
+        self.greeted = False  # the other side has said hello for at least one connection
+        self.epoch = next(_epochs)
+        self.remote_epoch = 0  # not known before their first batch
+        self.connections: dict[int, Any] = {}  # what the other side's entries may be about
+        self._local = local
         self._post = post
-        self._soon = soon
+        self._call_soon = call_soon
         self._batch = Batch()
         self._scheduled = False
         self._posting = False
         self._number = 0
-        self._waiting: deque[tuple[int, bytes]] = deque()  # to be posted, the first perhaps is
-        self._kept: deque[tuple[int, bytes]] = deque()
+        self._unposted: deque[tuple[int, bytes]] = deque()  # the first one may be in flight
+        self._unconfirmed: deque[tuple[int, bytes]] = deque()  # posted, and kept
         self._seen = 0
-        self._untold = self._untold_bytes = 0
-        self._asked = 0
+        self._unreported = self._unreported_bytes = 0  # seen, and not confirmed by us
+        self._requested = 0
 
-    # -- saying
+    # -- sending
 
-    def say(self, connection: int, kind: str, *what: Any) -> None:
-        """Say something on a connection, at the end of this turn."""
-        self._batch.add(connection, kind, *what)
+    def send(self, connection: int, kind: str, *arguments: Any) -> None:
+        """Send an entry other than an event, at the end of this round of the event loop."""
+        size = ENTRY_BYTES + sum(len(each) for each in arguments if isinstance(each, bytes))
+        self._batch.add(connection, kind, *arguments, size=size)
         if not self._scheduled:
             self._schedule()
 
-    def send(self, connection: int, event: Event, once: Any) -> None:
-        """Send an event; one that goes to many connections at the same time travels once."""
-        key = event.get("text")
+    def send_event(self, connection: int, event: Event, size: int, *once: Any) -> None:
+        """Send an event of `size` bytes to the other side's end of a connection.
+
+        `once` is given in the direction to the relay only: `None`, or the event's [stream, number].
+        Then an event that many connections get in the same round travels once.
+        """
+        key = event.get("text") if once else None
         if key is None:
-            self._batch.add(connection, EVENT, event, once)
+            self._batch.add(connection, EVENT, event, *once, size=size)
         else:
-            self._batch.add_shared(connection, key, event, once)
+            self._batch.add_shared(connection, key, event, once[0], size)
         if not self._scheduled:
             self._schedule()
 
     def _schedule(self) -> None:
         self._scheduled = True
-        self._soon(self.flush)
+        self._call_soon(self.flush)
 
     def flush(self) -> None:
-        """Post what has gathered, unless a batch is being posted: then it goes with the next."""
+        """Post what has been collected, unless a batch is in flight: then it follows that one."""
         self._scheduled = False
-        if self._posting or self.over:
+        if self._posting or self.closed:
             return
-        if not self._waiting and self._batch.entries:
+        if not self._unposted and self._batch.entries:
             self._close_batch()
-        if self._waiting:
+        if self._unposted:
             self._posting = True
-            self._post(self._waiting[0][1])
+            self._post(self._unposted[0][1])
 
     def _close_batch(self) -> None:
         batch, self._batch = self._batch, Batch()
@@ -168,121 +190,121 @@ class Link:
             self._enqueue(entries)
 
     def _enqueue(self, entries: list[Entry]) -> None:
-        """As one batch; as several, should that be more than a letter holds after all."""
+        """Enqueue entries as one batch, or as several if their real size exceeds a message."""
         wire = self._packed(self._number + 1, entries)
-        if len(wire) > LETTER_BYTES and len(entries) > 1:
+        if len(wire) > MESSAGE_BYTES and len(entries) > 1:
             middle = len(entries) // 2
             self._enqueue(entries[:middle])
             self._enqueue(entries[middle:])
             return
         self._number += 1
-        self._waiting.append((self._number, wire))
+        self._unposted.append((self._number, wire))
 
     def _packed(self, number: int, entries: list[Entry] | None) -> bytes:
-        self._untold = self._untold_bytes = 0
-        return pack([VERSION, self._ours, self.run, self.their_run, number, self._seen, entries])
+        self._unreported = self._unreported_bytes = 0
+        header = [VERSION, self._local, self.epoch, self.remote_epoch, number, self._seen]
+        return pack([*header, entries])
 
-    def posted(self) -> None:
-        """The crossbar has taken the batch."""
+    def on_posted(self) -> None:
+        """The batch in flight is in Redis. Post the next one."""
         self._posting = False
-        if self._waiting:
-            batch = self._waiting.popleft()
+        if self._unposted:
+            batch = self._unposted.popleft()
             if batch[0]:
-                self._kept.append(batch)
+                self._unconfirmed.append(batch)
         self.flush()
 
-    def refused(self) -> None:
-        """The crossbar has not taken it: after a while, `flush()` will post it again."""
+    def on_refused(self) -> None:
+        """The batch in flight is not in Redis. `flush()` will post it again."""
         self._posting = False
 
     @property
-    def quiet(self) -> bool:
-        """Whether all has been posted."""
-        return self.over or not (self._batch.entries or self._waiting)
+    def drained(self) -> bool:
+        """Whether everything has been posted."""
+        return self.closed or not (self._batch.entries or self._unposted)
 
-    # -- hearing
+    @property
+    def unconfirmed(self) -> int:
+        """The number of batches that are kept until the other side has seen them."""
+        return len(self._unconfirmed)
 
-    def hear(
-        self, run: int, number: int, seen: int, entries: list[Entry] | None, size: int
+    # -- receiving
+
+    def receive(
+        self, epoch: int, number: int, seen: int, entries: list[Entry] | None, size: int
     ) -> Sequence[Entry]:
-        """A batch of `size` bytes has come: its entries to deal with."""
-        self.their_run = run
-        while self._kept and self._kept[0][0] <= seen:
-            self._kept.popleft()
+        """Process a batch of `size` bytes; return the entries to handle."""
+        self.remote_epoch = epoch
+        while self._unconfirmed and self._unconfirmed[0][0] <= seen:
+            self._unconfirmed.popleft()
         if entries is None:
-            self._say_again()
+            self._repeat()
             return ()
-        if number <= self._seen:
+        if number <= self._seen:  # a repetition, or a control batch (0)
             return ()
         if number > self._seen + 1:
-            self.ask_again()
+            self._request_missing()
             return ()
         self._seen = number
-        self._tell_seen(size)
+        self._confirm(size)
         return entries
 
-    def _tell_seen(self, size: int) -> None:
-        self._untold += 1
-        self._untold_bytes += size
-        if self._untold >= SEEN_BATCHES or self._untold_bytes >= SEEN_BYTES:
-            self._control([])
+    def _confirm(self, size: int) -> None:
+        self._unreported += 1
+        self._unreported_bytes += size
+        if self._unreported >= SEEN_BATCHES or self._unreported_bytes >= SEEN_BYTES:
+            self._send_control([])
 
-    def ask_again(self) -> None:
-        """Something may be missing: ask for all that came after what we have seen."""
-        if self._asked != self._seen + 1:
-            self._asked = self._seen + 1
-            self._control(None)
+    def _request_missing(self) -> None:
+        """Request all batches after the last one seen, once for each gap."""
+        if self._requested != self._seen + 1:
+            self._requested = self._seen + 1
+            self._send_control(None)
 
-    def lost(self) -> None:
-        """Letters were lost, perhaps of this link: ask, and say again what nobody has seen."""
-        self._asked = 0
-        self.ask_again()
-        self._say_again()
+    def recover(self) -> None:
+        """Messages were lost, perhaps of this link: request what is missing, and repeat ours."""
+        self._requested = 0
+        self._request_missing()
+        self._repeat()
 
-    def _control(self, entries: list[Entry] | None) -> None:
-        self._waiting.append((0, self._packed(0, entries)))
+    def _send_control(self, entries: list[Entry] | None) -> None:
+        self._unposted.append((0, self._packed(0, entries)))
         if not self._scheduled:
             self._schedule()
 
-    def _say_again(self) -> None:
-        if not self._kept:
+    def _repeat(self) -> None:
+        """Post all unconfirmed batches again, before any new one."""
+        if not self._unconfirmed:
             return
-        waiting = list(self._waiting)
+        waiting = list(self._unposted)
         if self._posting and waiting:
-            # It must stay first, and comes too early: again in its place, if it has one.
+            # The batch in flight must stay first, where `on_posted` expects it. There it comes too
+            # early, so the receiver will ignore it: repeat it in its place, if it has a number.
             first, *rest = waiting
-            waiting = [first, *self._kept, *([first] if first[0] else []), *rest]
+            waiting = [first, *self._unconfirmed, *([first] if first[0] else []), *rest]
         else:
-            waiting = [*self._kept, *waiting]
-        self._waiting = deque(waiting)
-        self._kept.clear()
+            waiting = [*self._unconfirmed, *waiting]
+        self._unposted = deque(waiting)
+        self._unconfirmed.clear()
         if not self._scheduled:
             self._schedule()
 
 
-def farewell(ours: str, run: int) -> bytes:
-    """What a desk of this name says to one that speaks, as `run`, to an end that is no more."""
-    return pack([VERSION, ours, 0, run, 0, 0, []])
-
-
-def _weight(entry: Entry) -> int:
-    """Bytes of an entry, about."""
-    if entry[1] == EVENT:
-        return weigh(entry[2])
-    return ENTRY_BYTES + sum(len(what) for what in entry[2:] if isinstance(what, bytes))
+def closing_message(local: str, epoch: int) -> bytes:
+    """Return the message by which endpoint `local` closes the other end with this epoch."""
+    return pack([VERSION, local, 0, epoch, 0, 0, []])
 
 
 def _portions(batch: Batch) -> Iterable[list[Entry]]:
-    """The entries of a batch, in portions of about `BATCH_BYTES`."""
+    """Return the entries of a batch in portions of about `BATCH_BYTES`."""
     if batch.size <= BATCH_BYTES:
         return [batch.entries]
     portions: list[list[Entry]] = [[]]
-    size = 0
-    for entry in batch.entries:
-        weight = _weight(entry)
-        if portions[-1] and size + weight > BATCH_BYTES:
+    total = 0
+    for entry, size in zip(batch.entries, batch.sizes, strict=True):
+        if portions[-1] and total + size > BATCH_BYTES:
             portions.append([])
-            size = 0
+            total = 0
         portions[-1].append(entry)
-        size += weight
+        total += size
     return portions

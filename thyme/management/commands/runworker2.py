@@ -18,7 +18,7 @@ from django.core.management.base import BaseCommand, CommandError
 from gredis.channels.layer import GredisChannelLayer
 from gredis.errors import Unreachable
 from thyme.split.flow_control import WINDOW_BYTES, WINDOW_EVENTS, Window
-from thyme.split.worker.endpoint import CONNECTIONS, DRAIN_SECONDS, QUEUES
+from thyme.split.worker.endpoint import CONNECTIONS, QUEUES, WORKER_DRAIN_SECONDS
 
 
 class Command(BaseCommand):
@@ -45,7 +45,7 @@ class Command(BaseCommand):
             help="connections at the same time, of each queue without a number (%(default)s)",
         )  # fmt: skip
         parser.add_argument(
-            "--drain-seconds", type=float, default=DRAIN_SECONDS, metavar="S",
+            "--drain-seconds", type=float, default=WORKER_DRAIN_SECONDS, metavar="S",
             help="seconds that requests in progress have to finish at the end (%(default)s)",
         )  # fmt: skip
         parser.add_argument(

@@ -10,36 +10,39 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from gredis.drivers.sockets import enable_keepalive
+from thyme.split.lifeline import (
+    ACCEPTED,
+    GREETING_BYTES,
+    GREETING_SECONDS,
+    LineReader,
+    caller_of,
+    greeting,
+    is_accepted,
+)
 
 if TYPE_CHECKING:
-    from thyme.split.endpoint import Desk
+    from thyme.split.endpoint import Endpoint
 
 log = logging.getLogger("thyme.relay")
 
-GREETING_SECONDS = 5.0
-"""For connecting and the one line."""
-
 ACCEPT_SECONDS = 1.0
-"""Pause after a failure to take one."""
-
-GREETING_BYTES = 200
-YES = b"yes\n"
+"""Pause after a failure to accept a connection, such as too many open files."""
 
 
 class AsyncioDriver:
-    """A desk's ways on the running loop."""
+    """Schedules an endpoint's calls on the running loop, and holds its lifelines in tasks."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._warned = False
+        self._drained = asyncio.Event()
 
-    def soon(self, function: Callable[[], None]) -> None:
-        """Call it in the next turn of the loop."""
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call `function` in the next round of the loop."""
         self._loop.call_soon(function)
 
     def when_done(self, reply: Any, function: Callable[[Any, Exception | None], None]) -> None:
-        """Call it with the value or the error of a reply."""
+        """Call `function` with the value or the error of a reply of gredis."""
 
         def done(reply: asyncio.Future[Any]) -> None:
             if not reply.cancelled():
@@ -48,15 +51,17 @@ class AsyncioDriver:
 
         reply.add_done_callback(done)
 
-    async def wait_for_quiet(self, desk: Desk, seconds: float) -> None:
-        """Wait until the desk has posted all that it has to say, at most so long."""
-        bell = asyncio.Event()
-        desk.ring_quiet = bell.set
+    def on_drained(self) -> None:
+        """Wake `wait_until_drained`."""
+        self._drained.set()
+
+    async def wait_until_drained(self, endpoint: Endpoint, seconds: float) -> None:
+        """Wait until the endpoint has posted everything, for at most `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not desk.quiet:
-                    bell.clear()
-                    await bell.wait()
+                while not endpoint.drained:
+                    self._drained.clear()
+                    await self._drained.wait()
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -65,50 +70,49 @@ class AsyncioDriver:
 
     # -- lifelines
 
-    def listen(self, host: str, desk: Desk) -> str | None:
-        """Take lifelines at a free port of this host; "host:port"."""
+    def accept_lifelines(self, host: str, endpoint: Endpoint) -> str | None:
+        """Accept lifelines at a free port of `host`; return "host:port", or None if impossible."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            bound = socket.create_server((host, 0), family=family)
+            listener = socket.create_server((host, 0), family=family)
         except OSError as error:
-            log.warning("no lifelines at %s: %s", host, error)
+            log.warning("cannot accept lifelines at %s: %s", host, error)
             return None
-        bound.setblocking(False)
-        self._start(self._accept(bound, desk))
-        return f"{host}:{bound.getsockname()[1]}"
+        listener.setblocking(False)
+        self._start(self._listen(listener, endpoint))
+        return f"{host}:{listener.getsockname()[1]}"
 
-    async def _accept(self, bound: socket.socket, desk: Desk) -> None:
-        with bound:
+    async def _listen(self, listener: socket.socket, endpoint: Endpoint) -> None:
+        with listener:
             while True:
                 try:
-                    taken, _ = await self._loop.sock_accept(bound)
-                except OSError as error:  # no more open files, say
-                    log.warning("cannot take a lifeline: %s", error)
+                    peer, _ = await self._loop.sock_accept(listener)
+                except OSError as error:
+                    log.warning("cannot accept a lifeline: %s", error)
                     await asyncio.sleep(ACCEPT_SECONDS)
                 else:
-                    self._start(self._taken(taken, desk))
+                    self._start(self._accept(peer, endpoint))
 
-    async def _taken(self, taken: socket.socket, desk: Desk) -> None:
-        with taken:
-            taken.setblocking(False)
+    async def _accept(self, peer: socket.socket, endpoint: Endpoint) -> None:
+        with peer:
+            peer.setblocking(False)
             try:
                 async with asyncio.timeout(GREETING_SECONDS):
-                    called, _, calling = (await self._line(taken)).partition(" ")
-                    if called != desk.end.inbox:
+                    caller = caller_of(await self._read_line(peer), endpoint.inbox)
+                    if caller is None:
                         return
-                    await self._loop.sock_sendall(taken, YES)
+                    await self._loop.sock_sendall(peer, ACCEPTED)
             except OSError:
-                return
-            desk.taken.add(calling)
-            await self._wait_for_end(taken)
-            desk.taken.discard(calling)
-        desk.lifeline_ended(calling, lambda: None)  # whoever holds it, comes again
+                return  # no greeting, or a stranger
+            endpoint.lifeline_accepted(caller)
+            await self._wait_for_end(peer)
+        endpoint.accepted_lifeline_ended(caller)
 
-    def hold(self, place: str, theirs: str, desk: Desk) -> None:
-        """Hold a lifeline to the process with that inbox, which takes them there."""
-        self._start(self._hold(place, theirs, desk))
+    def hold_lifeline(self, place: str, inbox: str, endpoint: Endpoint) -> None:
+        """Open a lifeline to the process `inbox`, which accepts them at `place`."""
+        self._start(self._hold(place, inbox, endpoint))
 
-    async def _hold(self, place: str, theirs: str, desk: Desk) -> None:
+    async def _hold(self, place: str, inbox: str, endpoint: Endpoint) -> None:
         host, _, port = place.rpartition(":")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as connected:
@@ -116,43 +120,29 @@ class AsyncioDriver:
             try:
                 async with asyncio.timeout(GREETING_SECONDS):
                     await self._loop.sock_connect(connected, (host, int(port)))
-                    greeting = f"{theirs} {desk.end.inbox}\n".encode()
-                    await self._loop.sock_sendall(connected, greeting)
-                    if await self._line(connected) != "yes":
-                        raise OSError("somebody else answers there")
-            except OSError as failure:
-                error = failure  # perhaps because that process has died by now
-                desk.lifeline_ended(theirs, lambda: self.warn(place, error))
+                    await self._loop.sock_sendall(connected, greeting(inbox, endpoint.inbox))
+                    if not is_accepted(await self._read_line(connected)):
+                        raise OSError("another process answers there")
+            except OSError as error:
+                endpoint.lifeline_failed(place, inbox, error)
                 return
             await self._wait_for_end(connected)
-        desk.lifeline_ended(theirs, lambda: self.hold(place, theirs, desk))
-
-    def warn(self, place: str, error: Exception) -> None:
-        """Say once that deaths will be noticed late."""
-        if not self._warned:
-            self._warned = True
-            log.warning(
-                "no lifeline to %s (%s): that a process has died is noticed when somebody sends "
-                "to it; see Relay(lifeline=…)", place, error,
-            )  # fmt: skip
+        endpoint.lifeline_ended(inbox, lambda: self.hold_lifeline(place, inbox, endpoint))
 
     def close(self) -> None:
-        """Let go of all lifelines, and take none."""
+        """Close all lifelines, and accept no more."""
         for task in self._tasks:
             task.cancel()
 
-    async def _line(self, connected: socket.socket) -> str:
-        """One line, at most `GREETING_BYTES` long."""
-        received = b""
-        while not received.endswith(b"\n"):
-            more = await self._loop.sock_recv(connected, GREETING_BYTES)
-            received += more
-            if not more or len(received) > GREETING_BYTES:
-                raise OSError("this is no lifeline")
-        return received.decode("ascii", "replace").rstrip("\n")
+    async def _read_line(self, connected: socket.socket) -> str:
+        reader = LineReader()
+        while True:
+            data = await self._loop.sock_recv(connected, GREETING_BYTES)
+            if (line := reader.receive_data(data)) is not None:
+                return line
 
     async def _wait_for_end(self, connected: socket.socket) -> None:
-        """Wait until the other process, or its machine, is there no more."""
+        """Wait until the other process, or its machine, is gone."""
         enable_keepalive(connected)
         try:
             while await self._loop.sock_recv(connected, GREETING_BYTES):

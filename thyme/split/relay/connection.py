@@ -1,48 +1,65 @@
-"""The server's half of one connection: what its relay knows and decides. No I/O.
+"""The relay's end of one connection: what it keeps of it, and decides. No I/O.
 
-Events of the peer go in (`from_peer`), events for the peer come out (`output`); what a worker says
-comes in by the methods named like its kinds of entry. Whoever waits is rung: `output.ring` when
-there is something for the peer or all is over, `ring_room` when the peer may be read again.
+Events of the peer (the browser) go in by `receive_from_peer`; events for the peer come out of
+`output`; entries from workers arrive by the methods named after them. Waiters are notified: for
+`output` by `notify`, and by `on_room` when the peer's next event may be read.
 
-An *attempt* (`split/relay/assignment.py`) is one worker at work on the connection. There is one,
-usually for good. A WebSocket that can be resumed gets another one when its worker stops or dies,
-here is the extension for it.
+*One worker after the other.* A connection has one assignment (`split/relay/assignment.py`), usually
+for good. A WebSocket that can be resumed is assigned to another worker when its worker stops or
+dies. The relay keeps the peer's events until the application has consumed them, and offers those
+that are left to the next worker.
+
+*Takeover.* A worker that stops gracefully ("leave") serves the peer until its successor has
+accepted. From then on there are two workers with output for one peer, and their batches come on
+different links, in any order. To the peer it must look like one application. So the successor's
+output is kept back (`_early`) until the departing worker has ended: its last messages were sent
+before, and come first. A worker that is cut off from Redis may need a while for that, hence the
+limit `TAKEOVER_SECONDS`. The states are in `split/states.py`.
+
+*"once".* Delivery to an application is at least once: when a worker dies, its successor receives
+the peer's last event again, although the first worker may have answered it. Then that answer is
+sent twice, by two workers that know nothing of each other. They can name it: "once" is a stream and
+a number that is the same in both processes (such as the "id" of the line answered). The relay is
+the one place that both copies pass, so it remembers the last number of each stream, per peer, and
+drops what it has passed on already.
 
     The ASGI extension "websocket.resume"
 
     scope["extensions"]["websocket.resume"] = {"note_bytes": int, "note": bytes or None}
 
-    The server can keep a WebSocket open when the process of the application ends, and open it
-    again in another one. An application that can go on sends, any time after it has accepted,
+    The server can keep a WebSocket open when the process of the application ends, and continue it
+    in another process. An application that supports this sends, at any time after it has accepted,
 
         {"type": "websocket.resume.note", "note": bytes}
 
-    and whenever that changes; None takes it back. It is at most "note_bytes" long, and says what
-    the next process needs to know that the scope does not: for a chat, the rooms. From then on:
+    and again whenever the note changes; None withdraws it. A note is at most "note_bytes" long. It
+    holds what the next process must know and the scope does not tell: for a chat, the rooms. From
+    then on:
 
-    *   When the process stops, the application receives {"type": "websocket.handover"} instead of
-        a disconnect, as its last event: somebody else is at work already. Say what has come until
-        now, tell nobody else, return.
-    *   When the process has died, there is nothing to receive.
-    *   Either way the application is called again, with the scope of the beginning and the last
-        note in the extension ("note" is None the first time). It receives "websocket.connect" as
-        ever. When it accepts, nothing is sent to the peer, who has noticed nothing, and a process
-        that stops and has gone on till then is told to stand aside: so accept when all is ready.
-        What had reached that one comes first, then what this one says.
-        When it closes instead, the peer is told with its code, 1012 if it has none.
+    *   When the process stops, the application receives {"type": "websocket.handover"} instead of a
+        disconnect, as its last event. Another process has taken over already. Send what belongs to
+        the events received so far, do not announce that the user has left, and return.
+    *   When the process has died, the application receives nothing.
+    *   In both cases the application is called again in another process, with the original scope
+        and the last note in the extension ("note" is None the first time). It receives
+        "websocket.connect" as usual. When it accepts, nothing is sent to the peer, which notices
+        nothing; and if the previous process is stopping, that is when it receives its handover. So
+        accept when everything is ready. The previous process's last messages are sent before those
+        of this one.
+        If it closes instead, the peer's WebSocket is closed with its code, or 1012 if it has none.
 
-    What is promised of each line of the peer ("websocket.receive") and of its disconnect: they are
-    handed over in order, and again if the application that received them died before it had
-    received the next event (that is how the server knows that one has been dealt with). Once there
-    is a note they carry "id": [stream, number], the same when one is handed over again. So each is
-    dealt with at least once, and exactly once when the process stops and has the time for it. A
-    line that `LIVES` processes have died of is handed over no more: the peer is told 1012.
+    Events from the peer ("websocket.receive" and the disconnect) are delivered in order. An event
+    counts as consumed when the application receives the next one. If the process dies before that,
+    the event is delivered again, to the next process. Once there is a note, events carry
+    "id": [stream, number], which is the same in both deliveries. So each event is delivered at
+    least once, and exactly once when the process stops and has the time to finish. An event during
+    which `MAX_DEATHS` processes have died is not delivered again: the peer is closed with 1012.
 
-    What is promised of what the application sends: all that a process handed over before it died.
-    The last lines may be said twice, by the one that died and by its successor. Where that matters
-    "websocket.send" carries "once": [stream, number] of one's choice, the peer's "id" for example:
-    of those with the same stream and a number not above the last one, none is sent again to this
-    peer. The server remembers that of the last `STREAMS` streams.
+    Messages from the application that have left the process before it died are sent to the peer.
+    The last ones may be sent twice, by that process and by its successor. Where that matters,
+    "websocket.send" carries "once": [stream, number], for example the "id" of the event it answers.
+    Among messages of one stream, none is sent whose number is not above the last one sent. The
+    server remembers the last `STREAMS` streams of each WebSocket.
 
 Taught in notebooks/13_when_things_die.ipynb.
 Read next: `split/endpoint.py`.
@@ -57,119 +74,166 @@ from typing import Any
 
 from thyme.asgi import Event, Scope
 from thyme.errors import WorkerLost
-from thyme.split.flow_control import Inflow, Outflow, Queue, Window, narrower
+from thyme.protocol.close_codes import CloseCode
+from thyme.split.flow_control import Queue, ReceiveWindow, SendWindow, Window, min_window
 from thyme.split.link import Link
-from thyme.split.relay.assignment import Attempt
+from thyme.split.relay.assignment import Assignment
 from thyme.split.relay.output import Output
+from thyme.split.states import (
+    PEER,
+    RELAYED,
+    AssignmentState,
+    AssignmentTrigger,
+    PeerState,
+    PeerTrigger,
+    RelayedState,
+    RelayedTrigger,
+    next_state,
+)
 from thyme.split.wire import (
+    CHUNK_BYTES,
     DISCONNECTS,
-    EVENT,
     EVENT_BYTES,
     FAILED,
     NOTE,
     NOTE_BYTES,
     OLDEST,
-    PIECE_BYTES,
     RELEASE,
     RESUME,
+    SPLITTABLE,
     STOPPED,
-    TOO_BIG,
     VERSION,
-    pairs,
-    pieces,
+    encode_scope,
+    event_size,
+    header_pairs,
     plain_response,
-    portable,
-    weigh,
+    split_event,
 )
 
 log = logging.getLogger("thyme.relay")
 
 STREAMS = 256
-"""Streams of "once" that are remembered per WebSocket: those who spoke lately, not all who do."""
+"""Streams of "once" that are remembered per WebSocket: recent senders, not all in a room."""
 
-LIVES = 2
-"""Workers that may die while they deal with the same line: it may be the line that kills them."""
+MAX_DEATHS = 2
+"""Workers that may die during the same event: the event itself may be what kills them."""
 
-OPENING_BYTES = 2 * PIECE_BYTES
-"""Bytes of the peer's events in an opening; the rest follows when a worker has taken it."""
+OPENING_BYTES = 2 * CHUNK_BYTES
+"""Bytes of the peer's events in an opening. The rest follows when a worker has accepted it."""
 
 DENIAL = "websocket.http.response"
-"""ASGI's extension for that."""
+"""ASGI's extension for refusing a WebSocket with an HTTP response."""
 
 
-class Relayed:
-    """The server's half."""
+class RelayedConnection:
+    """The relay's end of one connection.
 
-    def __init__(self, scope: Scope, stream: str, window: Window, queue: Queue) -> None:
+    `stream` names the peer's stream of events. `on_takeover(connection, departing)` is called when
+    a departing worker has been released: `finish_takeover` must follow after a while. `notify` and
+    `send_nowait` are those of `Output`.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        stream: str,
+        window: Window,
+        queue: Queue,
+        *,
+        notify: Callable[[], None],
+        on_room: Callable[[], None],
+        on_takeover: Callable[[RelayedConnection, Assignment], None],
+        send_nowait: Callable[[Event], bool] | None = None,
+    ) -> None:
         self.queue = queue
         self.type: str = scope["type"]
-        self.attempt: Attempt | None = None
-        self.leaving: Attempt | None = None
-        self.over = False
-        self.gone = False  # the peer
-        self.error: Exception | None = None
-        self.output = Output(self._dealt_with, self.fail)
-        self.ring_room: Callable[[], None] = lambda: None
-        self._scope = portable(scope)
+        self.state = RelayedState.UNANSWERED
+        self.peer = PeerState.CONNECTED
+        self.assignment: Assignment | None = None  # the present one
+        self.departing: Assignment | None = None  # the one before, in LEAVING and TAKEOVER
+        self.error: Exception | None = None  # for the server, once the state is CLOSED
+        self.output = Output(
+            notify=notify, on_written=self._written, on_error=self.fail, send_nowait=send_nowait
+        )
+        self._notify = notify
+        self._on_room = on_room
+        self._on_takeover = on_takeover
+        self._scope = encode_scope(scope)
         self._stream = stream
         self._window = window
-        self._events: deque[tuple[Event, int]] = deque()  # of the peer, not yet dealt with
+        self._events: deque[tuple[Event, int]] = deque()  # of the peer, not consumed yet
         self._first = 1  # number of the first of them
-        self._outflow = Outflow(window)  # counts what is in _events
-        self._under_way = 0  # events that the peer has yet to take
-        self._of_others = 0  # the first of these: of a worker that speaks no more
-        self._begun = False  # the peer is being answered: accepted, or the response begun
-        self._early: deque[tuple[Event, int, Any]] = deque()  # what a successor says too soon
-        self.soon_settle: Callable[[Attempt], None] = lambda attempt: None
+        self._send_window = SendWindow(window)  # counts what is in _events
+        self._unwritten = 0  # events that the peer has not read yet
+        self._unwritten_before = 0  # the first of these, which no present worker gets credit for
+        self._early: deque[tuple[Event, int, Any]] = deque()  # output of the successor, kept back
         self._note: bytes | None = None
-        self._once: dict[str, int] = {}
-        self._deaths = 0  # since the last event that was dealt with
+        self._once: dict[str, int] = {}  # the last number of each stream, the latest stream last
+        self._deaths = 0  # of workers, since the last event was consumed
+
+    def _fire(self, trigger: RelayedTrigger) -> None:
+        self.state = next_state(RELAYED, self.state, trigger)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will be put into `output`."""
+        return self.state is RelayedState.CLOSED
+
+    @property
+    def peer_gone(self) -> bool:
+        """Whether the peer's disconnect has been received."""
+        return self.peer is PeerState.GONE
 
     # -- from the peer
 
     @property
     def has_room(self) -> bool:
-        """Whether the peer may be read."""
-        return self._outflow.open
+        """Whether the peer's next event may be read."""
+        return self._send_window.open
 
-    def from_peer(self, event: Event) -> None:
-        """The peer has said something."""
-        if event["type"] == "websocket.receive" and weigh(event) > EVENT_BYTES:
-            self._too_big(event)
+    def receive_from_peer(self, event: Event) -> None:
+        """Queue an event from the peer for the worker."""
+        size = event_size(event)
+        if event["type"] == "websocket.receive" and size > EVENT_BYTES:
+            self._refuse_message(size)
+        elif size <= CHUNK_BYTES or event["type"] not in SPLITTABLE:
+            self._forward(event, size)
         else:
-            for piece in pieces(event):
-                self._tell(piece)
+            for part in split_event(event):
+                self._forward(part, event_size(part))
 
-    def _tell(self, event: Event) -> None:
-        self.gone = event["type"] == DISCONNECTS[self.type]["type"]
-        weight = weigh(event)
-        self._events.append((event, weight))
-        self._outflow.sent(weight)
-        attempt = self.attempt
-        if attempt is not None and attempt.link is not None:
-            attempt.told += 1
-            attempt.say(EVENT, event)
+    def _forward(self, event: Event, size: int) -> None:
+        if event["type"] == DISCONNECTS[self.type]["type"]:
+            self.peer = next_state(PEER, self.peer, PeerTrigger.DISCONNECT)
+        self._events.append((event, size))
+        self._send_window.sent(size)
+        if self.assignment is not None and self.assignment.link is not None:
+            self.assignment.send_event(event, size)
 
-    def _too_big(self, event: Event) -> None:
-        """Nobody can carry it: the peer is told so, and to the application it has left."""
-        self._tell({"type": "websocket.disconnect", "code": TOO_BIG})
-        reason = f"a message of {weigh(event)} bytes, at most {EVENT_BYTES} can be carried"
-        self.refuse(413, TOO_BIG, reason)
+    def _refuse_message(self, size: int) -> None:
+        """Close a WebSocket whose peer has sent a message that no worker can be given.
 
-    # -- attempts
+        To the application it looks as if the peer had left.
+        """
+        code = CloseCode.MESSAGE_TOO_BIG
+        disconnect: Event = {"type": "websocket.disconnect", "code": code.value}
+        self._forward(disconnect, event_size(disconnect))
+        self.refuse(413, code, f"got a message of {size} bytes, at most {EVENT_BYTES} are allowed")
 
-    def begin_attempt(self, connection: int) -> Attempt:
-        """Somebody else shall deal with it from here on."""
-        resumes = self._begun and self.type == "websocket"
-        self.attempt = Attempt(connection, self._first, resumes, Inflow(self._window))
-        if self.leaving is None:
-            self._of_others = self._under_way
-        return self.attempt
+    # -- assignments
 
-    def opening(self, attempt: Attempt, sender: str, lifeline: str | None) -> dict[str, Any]:
-        """What a worker has to know to take it."""
+    def assign(self, number: int) -> Assignment:
+        """Begin another assignment, from the first event that has not been consumed."""
+        resumes = self.state is not RelayedState.UNANSWERED and self.type == "websocket"
+        self.assignment = Assignment(number, self._first, resumes, ReceiveWindow(self._window))
+        if self.departing is None:
+            self._unwritten_before = self._unwritten
+        return self.assignment
+
+    def opening(self, assignment: Assignment, sender: str, lifeline: str | None) -> dict[str, Any]:
+        """Return the opening that offers the connection to a worker, see `split/wire.py`."""
         events = self._first_events()
-        attempt.told = self._first + len(events)
+        assignment.next_event = self._first + len(events)
         if self.type == "websocket":
             resume = {"note_bytes": NOTE_BYTES, "note": self._note}
             self._scope["extensions"][RESUME] = resume
@@ -177,21 +241,22 @@ class Relayed:
             "version": VERSION,
             "oldest": OLDEST,
             "from": sender,
-            "connection": attempt.connection,
+            "connection": assignment.number,
             "scope": self._scope,
             "events": events,
             "number": self._first,
             "stream": self._stream,
-            "resumes": attempt.resumes,
+            "resumes": assignment.resumes,
+            "wait": self.queue.seconds,
             "window": [self._window.events, self._window.bytes],
             "lifeline": lifeline,
         }
 
     def _first_events(self) -> list[Event]:
-        """Those that travel with an opening: it may have to wait in Redis, with many others."""
+        """Return the events for an opening, which may have to wait in Redis with many others."""
         total, events = 0, []
-        for event, weight in self._events:
-            total += weight
+        for event, size in self._events:
+            total += size
             if total > OPENING_BYTES:
                 break
             events.append(event)
@@ -199,79 +264,83 @@ class Relayed:
 
     @property
     def resumable(self) -> bool:
-        """Whether another worker can go on."""
-        if self.over or self.type != "websocket":
+        """Whether another worker can continue."""
+        if self.closed or self.type != "websocket":
             return False
-        return self._note is not None or not (self._begun or self.gone)
+        if self._note is not None:
+            return True
+        return self.state is RelayedState.UNANSWERED and not self.peer_gone
 
-    def hello(self, attempt: Attempt, link: Link, window: Window) -> None:
-        """A worker has taken it: tell it what has come meanwhile."""
-        attempt.link = link
-        attempt.inbox = link.inbox
-        self._outflow.window = narrower(self._window, window)
-        missing = self._first + len(self._events) - attempt.told
-        for event, _ in list(self._events)[len(self._events) - missing :]:
-            attempt.told += 1
-            attempt.say(EVENT, event)
+    def handle_hello(self, assignment: Assignment, link: Link, window: Window) -> None:
+        """A worker has accepted the opening: send it the events that were not part of that."""
+        assignment.fire(AssignmentTrigger.HELLO)
+        assignment.link = link
+        assignment.inbox = link.remote_inbox
+        self._send_window.window = min_window(self._window, window)
+        missing = self._first + len(self._events) - assignment.next_event
+        for event, size in list(self._events)[len(self._events) - missing :]:
+            assignment.send_event(event, size)
 
     # -- from the worker
 
-    def event(
-        self,
-        attempt: Attempt,
-        event: Event,
-        weight: int,
-        once: Any,
-    ) -> None:
-        """The application has sent something."""
-        if self.over or not self._speaks(attempt, event["type"]):
-            return
-        if attempt is self.attempt and attempt.accepted and self.leaving is not None:
-            self._early.append((event, weight, once))  # after all that the other one has to say
-            return
+    def handle_event(self, assignment: Assignment, event: Event, size: int, once: Any) -> None:
+        """Pass an event from the application on to the peer."""
         kind = event["type"]
+        if self.closed or not self._may_send(assignment, kind):
+            return
+        if self.state is RelayedState.TAKEOVER and assignment is self.assignment:
+            self._early.append((event, size, once))
+            return
         if kind == "websocket.accept":
-            attempt.accepted = True
-            if attempt.resumes:
-                self._take_over()
-                attempt.dealt_with(weight)
+            assignment.fire(AssignmentTrigger.ACCEPT)
+            if assignment.resumes:
+                if self.state is RelayedState.LEAVING:
+                    self._fire(RelayedTrigger.SUCCEED)
+                    self._release_departing()
+                assignment.consumed(size)  # the peer was accepted long ago
                 return
         elif kind == "websocket.close":
-            self._note = None  # it wants to end
-            if attempt.resumes and not attempt.accepted:
-                event = {**event, "code": event.get("code") or 1012}
-                self._take_over()
-        if once is not None and self._said_before(once):
-            attempt.dealt_with(weight)
+            self._note = None  # the application wants to end: there is nothing to resume
+            if assignment.resumes and assignment.state is AssignmentState.RUNNING:
+                event = {**event, "code": event.get("code") or CloseCode.SERVICE_RESTART.value}
+                self._release_departing()
+        if once is not None and self._is_repeated(once):
+            assignment.consumed(size)
         else:
-            self._deliver(event, weight)
+            self._deliver(event, size)
 
-    def _speaks(self, attempt: Attempt, kind: str) -> bool:
-        """Whether it may say this: one that leaves may, and when it is succeeded its last lines."""
-        if attempt is not self.leaving:
-            return attempt is self.attempt
-        return kind == "websocket.send" or not (self.attempt and self.attempt.accepted)
+    def _may_send(self, assignment: Assignment, kind: str) -> bool:
+        """Return whether a worker may send this. Workers that are out of charge are ignored.
 
-    def _take_over(self) -> None:
-        """The one that leaves says what has reached it, and ends; then the successor is heard."""
-        if self.leaving is not None:
-            self.leaving.ended = True
-            self.leaving.say(RELEASE, True)
-            self.soon_settle(self.leaving)
+        The departing one may send anything before the takeover, and then its last messages.
+        """
+        if assignment is self.departing:
+            return kind == "websocket.send" or self.state is not RelayedState.TAKEOVER
+        return assignment is self.assignment
 
-    def settle(self, attempt: Attempt | None) -> None:
-        """The one that leaves has ended, or had its time."""
-        if attempt is self.leaving and attempt is not None:
-            self.leaving, self._of_others = None, self._under_way
-        while self.leaving is None and self._early and not self.over and self.attempt is not None:
-            self.event(self.attempt, *self._early.popleft())
+    def _release_departing(self) -> None:
+        """Let the departing worker send its last messages and end."""
+        departing = self.departing
+        if departing is not None and departing.in_charge:
+            departing.fire(AssignmentTrigger.RELEASE)
+            departing.send(RELEASE, True)
+            self._on_takeover(self, departing)
 
-    def _no_longer_early(self, attempt: Attempt) -> None:
-        """What a successor has said is heard now, for it will say nothing more."""
-        if attempt.accepted:
-            self.settle(self.leaving)
+    def finish_takeover(self, departing: Assignment | None) -> None:
+        """The departing worker has ended, or has had its time: deliver its successor's output."""
+        if departing is not None and departing is self.departing:
+            self._fire(RelayedTrigger.DEPART)
+            self.departing, self._unwritten_before = None, self._unwritten
+        while self._early and self.departing is None and not self.closed and self.assignment:
+            self.handle_event(self.assignment, *self._early.popleft())
 
-    def _said_before(self, once: Any) -> bool:
+    def _deliver_early_output(self, assignment: Assignment) -> None:
+        """End the takeover now, because the successor itself is about to end or to leave."""
+        if assignment.state is AssignmentState.ACCEPTED:
+            self.finish_takeover(self.departing)
+
+    def _is_repeated(self, once: Any) -> bool:
+        """Return whether a message with this "once" was sent before; remember it."""
         stream, number = once
         last = self._once.pop(stream, None)
         if last is not None and number <= last:
@@ -282,111 +351,138 @@ class Relayed:
         self._once[stream] = number
         return False
 
-    def _deliver(self, event: Event, weight: int) -> None:
-        self._begun = True
-        self._under_way += 1
+    def _deliver(self, event: Event, size: int) -> None:
+        if self.state is RelayedState.UNANSWERED:
+            self._fire(RelayedTrigger.ANSWER)
+        self._unwritten += 1
         if "headers" in event:
-            event = {**event, "headers": pairs(event["headers"])}
-        self.output.put(event, weight)
+            event = {**event, "headers": header_pairs(event["headers"])}
+        self.output.put(event, size)
 
-    def _dealt_with(self, weight: int) -> None:
-        """The peer has taken an event, or never will."""
-        self._under_way -= 1
-        if self._of_others:
-            self._of_others -= 1
-        elif (speaker := self.leaving or self.attempt) is not None:
-            speaker.dealt_with(weight)
+    def _written(self, size: int) -> None:
+        """The peer has read an event, or never will: its worker may send more.
 
-    def taken(self, attempt: Attempt, events: int, size: int) -> None:
-        """The application has dealt with so many more events of the peer."""
-        if attempt is not self.attempt:
+        Events are written in order, so those of earlier workers come first. Nobody waits for their
+        acknowledgement, and the present worker's window must not be credited with them.
+        """
+        self._unwritten -= 1
+        if self._unwritten_before:
+            self._unwritten_before -= 1
+        elif (sender := self.departing or self.assignment) is not None:
+            sender.consumed(size)
+
+    def handle_window_update(self, assignment: Assignment, events: int, size: int) -> None:
+        """The application has consumed so many more events of the peer: forget them."""
+        if assignment is not self.assignment:
             return
         for _ in range(min(events, len(self._events))):
-            _, weight = self._events.popleft()
-            self._outflow.taken(1, weight)
+            _, consumed = self._events.popleft()
+            self._send_window.acknowledged(1, consumed)
             self._first += 1
             self._deaths = 0
-        self.ring_room()
+        self._on_room()
 
-    def keep_note(self, attempt: Attempt, note: bytes | None) -> None:
-        """The WebSocket can be resumed with this, or no longer."""
-        if self._speaks(attempt, NOTE):
+    def handle_note(self, assignment: Assignment, note: bytes | None) -> None:
+        """Keep the note with which the WebSocket can be resumed; None: it cannot be any longer."""
+        if self._may_send(assignment, NOTE):
             self._note = note
 
-    def died(self, attempt: Attempt) -> bool:
-        """Its worker has died; whether another one shall take over."""
-        attempt.ended = True
-        if self.leaving is attempt:
-            self.settle(attempt)
-        if self.attempt is not attempt or self.over:
+    def handle_leave(self, assignment: Assignment) -> bool:
+        """The worker is stopping; return whether to assign another one."""
+        if assignment is not self.assignment or not self.resumable:
             return False
-        self._no_longer_early(attempt)
-        self._deaths += attempt.inbox is not None and bool(self._events)
-        if self.resumable and self._deaths < LIVES:
-            return True
-        log.warning("a worker died with a %s connection of ours", self.type)
-        self.refuse(502, 1012, "The worker died")
-        return False
-
-    def leave(self, attempt: Attempt) -> bool:
-        """The worker stops; whether another one shall take over."""
-        if attempt is not self.attempt or not self.resumable:
+        self._deliver_early_output(assignment)
+        if not self.resumable:  # that output has closed it
             return False
-        self._no_longer_early(attempt)
-        if attempt.accepted:
-            self.leaving = attempt
+        accepted = assignment.state is AssignmentState.ACCEPTED
+        assignment.fire(AssignmentTrigger.LEAVE)
+        if accepted:
+            self._fire(RelayedTrigger.LEAVE)
+            self.departing = assignment
         return True
 
-    def end(self, attempt: Attempt, how: str) -> None:
+    def handle_requeue(self, assignment: Assignment) -> bool:
+        """The worker has not started the application; return whether to assign another one."""
+        assignment.fire(AssignmentTrigger.END)
+        return assignment is self.assignment and not self.closed
+
+    def handle_end(self, assignment: Assignment, outcome: str) -> None:
         """The application has ended."""
-        attempt.ended = True
-        if attempt is self.leaving:
-            self.settle(attempt)
-        if attempt is not self.attempt:
+        if not self._end(assignment):
             return
-        self._no_longer_early(attempt)
-        if how == FAILED:
-            self.refuse(500, 1011, "Internal Server Error")
-        elif how == STOPPED:
-            self.refuse(503, 1012, "The worker is restarting")
+        if outcome == FAILED:
+            self.refuse(500, CloseCode.INTERNAL_ERROR, "Internal Server Error")
+        elif outcome == STOPPED:
+            self.refuse(503, CloseCode.SERVICE_RESTART, "The worker is restarting")
         else:
-            self._finish()
+            self._close()
+
+    def handle_worker_death(self, assignment: Assignment) -> bool:
+        """The worker has died; return whether to assign another one."""
+        if not self._end(assignment):
+            return False
+        self._deaths += assignment.inbox is not None and bool(self._events)
+        if self.resumable and self._deaths < MAX_DEATHS:
+            return True
+        log.warning("a worker died while it served a %s connection", self.type)
+        self.refuse(502, CloseCode.SERVICE_RESTART, "The worker died")
+        return False
+
+    def withdraw(self, assignment: Assignment, status: int, code: CloseCode, reason: str) -> None:
+        """No worker has accepted the opening in time, or can."""
+        if self._end(assignment):
+            if assignment.resumes:
+                code = CloseCode.SERVICE_RESTART
+            self.refuse(status, code, reason)
+
+    def _end(self, assignment: Assignment) -> bool:
+        """End an assignment; return whether it was the present one of an open connection."""
+        present = assignment is self.assignment and not self.closed
+        if present:
+            self._deliver_early_output(assignment)
+        assignment.fire(AssignmentTrigger.END)
+        self.finish_takeover(assignment)
+        return present
 
     # -- the end
 
-    def _finish(self) -> None:
-        self.over = True
-        self.output.ring()
-        self.ring_room()
+    def _close(self) -> None:
+        self._fire(RelayedTrigger.CLOSE)
+        self._notify()
+        self._on_room()
 
     def fail(self, error: Exception) -> None:
-        """What the worker said makes no sense to the peer: the server deals with that."""
+        """Close with an error for the server: an event of the application is invalid."""
         self.error = error
-        self._finish()
+        self._close()
 
-    def refuse(self, status: int, code: int, reason: str) -> None:
-        """Answer in the application's place: `status` for HTTP, close `code` for a WebSocket.
+    def refuse(self, status: int, code: CloseCode, reason: str) -> None:
+        """Answer in the application's place: with `status`, or with close `code` for a WebSocket.
 
-        One that has not been accepted is refused with `status`, where the server can do that.
+        A WebSocket that has not been accepted is refused with `status` if the server supports that.
         """
-        if self.over:
+        if self.closed:
             return
-        if self.type == "websocket" and not self._begun and DENIAL in self._scope["extensions"]:
+        answered = self.state is not RelayedState.UNANSWERED
+        if self.type == "websocket" and not answered and DENIAL in self._scope["extensions"]:
             for event in plain_response(status, reason):
-                self.output.add({**event, "type": f"websocket.{event['type']}"})
+                self.output.append({**event, "type": f"websocket.{event['type']}"})
         elif self.type == "websocket":
-            self.output.add({"type": "websocket.close", "code": code, "reason": reason})
-        elif self._begun:
-            self.error = WorkerLost(reason)  # too late for a status: the server cuts it off
+            close = {"type": "websocket.close", "code": code.value, "reason": reason}
+            self.output.append(close)
+        elif answered:
+            self.error = WorkerLost(reason)  # too late for a status: the server aborts the response
         else:
-            self.output.add(*plain_response(status, reason))
-        self._finish()
+            self.output.append(*plain_response(status, reason))
+        self._close()
 
-    def abandon(self) -> None:
-        """The server has ended this connection: so do the workers."""
-        self.over = True
-        for attempt in (self.attempt, self.leaving):
-            if attempt is not None and not attempt.ended:
-                if not self.gone:
-                    attempt.say(EVENT, DISCONNECTS[self.type])
-                attempt.say(RELEASE, False)
+    def release(self) -> None:
+        """The server has finished with this connection: release its workers."""
+        self._fire(RelayedTrigger.CLOSE)
+        for assignment in (self.assignment, self.departing):
+            if assignment is not None and assignment.in_charge:
+                if not self.peer_gone:
+                    event = DISCONNECTS[self.type]
+                    assignment.send_event(event, event_size(event))
+                assignment.fire(AssignmentTrigger.RELEASE)
+                assignment.send(RELEASE, False)

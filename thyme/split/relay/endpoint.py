@@ -1,7 +1,8 @@
-"""The desk of a process with a relay: finds a worker for each connection, and another when it dies.
+"""The endpoint of a process with a relay: finds a worker for each connection. No I/O.
 
-What can be set of a relay stands here, too. What is the same for both desks, and how the dead are
-found: `split/endpoint.py`. No waiting here.
+A connection is offered to a queue in gredis, which gives it to the worker with most room, or keeps
+it until a worker has room. When the worker dies or stops, a connection that allows it is offered
+again. `split/relay/connection.py` decides whether it does; this module finds out that it must.
 
 Read next: `split/relay/gevent.py`, the relay on gevent.
 """
@@ -12,250 +13,355 @@ import itertools
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
-from gredis.client import TIMEOUT_SECONDS
 from gredis.errors import GredisError
 from gredis.messages import pack
-from thyme.asgi import Scope
-from thyme.split.endpoint import DOUBTS, Desk, Driver
+from thyme.asgi import Event, Scope
+from thyme.protocol.close_codes import CloseCode
+from thyme.split.endpoint import DOUBTS, Driver, Endpoint
 from thyme.split.flow_control import Window
 from thyme.split.link import Link
-from thyme.split.relay.assignment import Attempt
-from thyme.split.relay.connection import Relayed
+from thyme.split.relay.assignment import Assignment
+from thyme.split.relay.connection import RelayedConnection
 from thyme.split.relay.options import RelayOptions
-from thyme.split.wire import BACK, END, EVENT, HELLO, LEAVE, NOTE, RELEASE, TAKEN, VERSION, weigh
+from thyme.split.wire import (
+    END,
+    EVENT,
+    HELLO,
+    LEAVE,
+    NOTE,
+    RELEASE,
+    REQUEUE,
+    VERSION,
+    WINDOW_UPDATE,
+    event_size,
+)
 
 log = logging.getLogger("thyme.relay")
 
 HELLO_SECONDS = 1.0
-"""Seconds until a worker that has been given a connection, and says nothing, may be dead."""
+"""Seconds without a hello, after which a worker that has the opening may be dead."""
 
-SETTLE_LIMIT = TIMEOUT_SECONDS
-"""Seconds at most that a worker's lines wait for the last ones of the worker that leaves. They come
-in some milliseconds; but that one may just now be cut off from Redis."""
+TAKEOVER_SECONDS = 10.0
+"""Seconds at most that a successor's output waits for the departing worker's last output. It takes
+some milliseconds; but that worker may be cut off from Redis, and for so long gredis waits as well
+(its `patience`)."""
 
-LOOK_SECONDS = 0.25
-"""Between two looks at those who wait; there is none while nobody does."""
+CHECK_SECONDS = 0.25
+"""Pause between checks of the connections that wait for a worker. No checks while none does."""
 
 
-class RelayDesk(Desk):
-    """The desk of a process that relays connections."""
+class Pending(NamedTuple):
+    """When a connection was offered, or its worker last probed; and when it has waited too long."""
 
-    def __init__(self, end: Any, driver: Driver, options: RelayOptions) -> None:
-        super().__init__(end, driver)
-        self.window = options.window
-        self._queue_of = options.queue_of
-        self._lifeline = options.lifeline
-        self._place: str | None = None
+    since: float
+    deadline: float
+
+
+class RelayEndpoint(Endpoint):
+    """The endpoint of a process that relays connections."""
+
+    def __init__(self, crossbar: Any, driver: Driver, options: RelayOptions) -> None:
+        super().__init__(crossbar, driver)
+        self.options = options
+        self.lifeline_place: str | None = None  # "" when there is none
         self._numbers = itertools.count(1)
-        self._attempts: dict[int, tuple[Relayed, Attempt]] = {}
-        self._pending: dict[int, tuple[float, float]] = {}  # when asked, when to give up
-        self._looking = False
-        self._settling: deque[tuple[float, Relayed, Attempt]] = deque()
+        self._assignments: dict[int, tuple[RelayedConnection, Assignment]] = {}
+        self._pending: dict[int, Pending] = {}  # assignments without a hello
+        self._checking = False
+        self._takeovers: deque[tuple[float, RelayedConnection, Assignment]] = deque()
 
-    def begin(self, scope: Scope) -> Relayed:
-        """A connection has come. Give it the peer's first event, then `open` it."""
-        stream = f"{self.end.inbox}.{next(self._numbers)}"
-        half = Relayed(scope, stream, self.window, self._queue_of(scope))
-        half.soon_settle = partial(self._soon_settle, half)
-        return half
+    @property
+    def assignments(self) -> int:
+        """The number of assignments that have not ended."""
+        return len(self._assignments)
 
-    def _soon_settle(self, half: Relayed, leaving: Attempt) -> None:
-        self._settling.append((time.monotonic() + SETTLE_LIMIT, half, leaving))
-        if len(self._settling) == 1:
-            self.end.call_later(SETTLE_LIMIT, self._settle)
+    @property
+    def pending(self) -> int:
+        """The number of connections that wait for a worker's hello."""
+        return len(self._pending)
 
-    def _settle(self) -> None:
-        """Whoever still waits for another worker's last lines has waited long enough."""
+    @property
+    def takeovers(self) -> int:
+        """The number of takeovers that have not reached their time limit, ended or not."""
+        return len(self._takeovers)
+
+    # -- connections
+
+    def new_connection(
+        self,
+        scope: Scope,
+        *,
+        notify: Callable[[], None],
+        on_room: Callable[[], None],
+        send_nowait: Callable[[Event], bool] | None = None,
+    ) -> RelayedConnection:
+        """Return a new connection. Give it the peer's first event, then call `assign`."""
+        return RelayedConnection(
+            scope,
+            f"{self.inbox}.{next(self._numbers)}",
+            self.options.window,
+            self.options.queue_for(scope),
+            notify=notify,
+            on_room=on_room,
+            on_takeover=self._limit_takeover,
+            send_nowait=send_nowait,
+        )
+
+    def _limit_takeover(self, connection: RelayedConnection, departing: Assignment) -> None:
+        self._takeovers.append((time.monotonic() + TAKEOVER_SECONDS, connection, departing))
+        if len(self._takeovers) == 1:
+            self.crossbar.call_later(TAKEOVER_SECONDS, self._finish_takeovers)
+
+    def _finish_takeovers(self) -> None:
+        """Finish the takeovers whose departing worker has had its time."""
         now = time.monotonic()
-        while self._settling and self._settling[0][0] <= now:
-            _, half, leaving = self._settling.popleft()
-            half.settle(leaving)
-        if self._settling and not self.end.closed:
-            self.end.call_later(self._settling[0][0] - now, self._settle)
+        while self._takeovers and self._takeovers[0][0] <= now:
+            _, connection, departing = self._takeovers.popleft()
+            connection.finish_takeover(departing)
+        if self._takeovers and not self.crossbar.closed:
+            self.crossbar.call_later(self._takeovers[0][0] - now, self._finish_takeovers)
 
-    def open(self, half: Relayed) -> None:
-        """Give the connection to a worker that has room; it may wait for one."""
-        number, queue = next(self._numbers), half.queue
-        attempt = half.begin_attempt(number)
-        self._attempts[number] = half, attempt
-        if self._lifeline is not None and self._place is None:
-            self._place = self.driver.listen(self._lifeline, self) or ""
-        opening = half.opening(attempt, self._name, self._place or None)
+    def assign(self, connection: RelayedConnection) -> None:
+        """Offer the connection to a worker that has room, now or when there is one."""
+        number, queue = next(self._numbers), connection.queue
+        assignment = connection.assign(number)
+        self._assignments[number] = connection, assignment
+        if self.options.lifeline is not None and self.lifeline_place is None:
+            self.lifeline_place = self.driver.accept_lifelines(self.options.lifeline, self) or ""
+        opening = connection.opening(assignment, self._name, self.lifeline_place or None)
         now = time.monotonic()
-        self._pending[number] = now, now + queue.seconds
-        opening["wait"] = queue.seconds
+        self._pending[number] = Pending(now, now + queue.seconds)
         try:
-            reply = self.end.anycast_packed(queue.name, pack(opening), queue.letters, queue.seconds)
+            packed = pack(opening)
+            reply = self.crossbar.anycast_packed(queue.name, packed, queue.capacity, queue.seconds)
         except (GredisError, TypeError) as error:
-            self._asked(half, attempt, None, error)
+            self._on_offered(connection, assignment, None, error)
         else:
-            self.driver.when_done(reply, lambda *done: self._asked(half, attempt, *done))
+            self.driver.when_done(reply, partial(self._on_offered, connection, assignment))
 
-    def _asked(self, half: Relayed, attempt: Attempt, value: Any, error: Exception | None) -> None:
+    def _on_offered(
+        self,
+        connection: RelayedConnection,
+        assignment: Assignment,
+        value: Any,
+        error: Exception | None,
+    ) -> None:
+        """Redis has the opening, or not: `value` is FULL, WAITING or the inbox of a worker."""
         if error is not None:
             log.error("cannot reach the workers: %s", error)
-            self._give_up(half, attempt, 502, 1012, "The workers cannot be reached")
+            self._withdraw(
+                connection,
+                assignment,
+                502,
+                CloseCode.SERVICE_RESTART,
+                "The workers cannot be reached",
+            )
         elif value == b"FULL":
-            self._give_up(half, attempt, 503, 1013, "All workers are busy")
-        elif attempt.connection in self._pending:
-            if value != b"WAITING" and attempt.inbox is None:
-                attempt.inbox = value.decode()
-            if not self._looking:
-                self._looking = True
-                self.end.call_later(LOOK_SECONDS, self._look)
+            self._withdraw_busy(connection, assignment, "All workers are busy")
+        elif assignment.number in self._pending:
+            if value != b"WAITING" and assignment.inbox is None:
+                assignment.inbox = value.decode()
+            self._check_later()
 
-    def _look(self) -> None:
-        """Who waits too long, is told so; a worker that says nothing is asked for."""
-        self._looking = False
+    def _check_later(self) -> None:
+        if not self._checking:
+            self._checking = True
+            self.crossbar.call_later(CHECK_SECONDS, self._check_pending)
+
+    def _check_pending(self) -> None:
+        """Refuse connections that have waited too long; probe workers that have not answered."""
+        self._checking = False
         now = time.monotonic()
-        for number, (asked, limit) in list(self._pending.items()):
-            half, attempt = self._attempts[number]
-            if now >= limit:
-                self._give_up(half, attempt, 503, 1013, "No worker has room")
-            elif attempt.inbox is not None and now - asked >= HELLO_SECONDS:
-                self._pending[number] = now, limit
-                self._ask_for(half, attempt)
-        if self._pending and not self.end.closed:
-            self._looking = True
-            self.end.call_later(LOOK_SECONDS, self._look)
+        for number, (since, deadline) in list(self._pending.items()):
+            connection, assignment = self._assignments[number]
+            if now >= deadline:
+                self._withdraw_busy(connection, assignment, "No worker has room")
+            elif assignment.inbox is not None and now - since >= HELLO_SECONDS:
+                self._pending[number] = Pending(now, deadline)
+                self._probe(connection, assignment)
+        if self._pending and not self.crossbar.closed:
+            self._check_later()
 
-    def _ask_for(self, half: Relayed, attempt: Attempt) -> None:
+    def _probe(self, connection: RelayedConnection, assignment: Assignment) -> None:
         def answered(value: Any, error: Exception | None) -> None:
-            if value == b"GONE" and attempt.connection in self._pending:
-                self._forget(attempt)
-                self._worker_died(half, attempt)
+            if value == b"GONE" and assignment.number in self._pending:
+                self._forget(assignment)
+                self._handle_worker_death(connection, assignment)
 
-        self.driver.when_done(self.end.probe(attempt.inbox), answered)
+        self.driver.when_done(self.crossbar.probe(assignment.inbox), answered)
 
-    def _give_up(
-        self, half: Relayed, attempt: Attempt, status: int, code: int, reason: str
+    def _withdraw_busy(
+        self, connection: RelayedConnection, assignment: Assignment, reason: str
     ) -> None:
-        self._forget(attempt)
-        attempt.ended = True
-        if half.attempt is attempt:
-            half.refuse(status, code if not attempt.resumes else 1012, reason)
+        self._withdraw(connection, assignment, 503, CloseCode.TRY_AGAIN_LATER, reason)
 
-    def _forget(self, attempt: Attempt) -> None:
-        self._pending.pop(attempt.connection, None)
-        self._attempts.pop(attempt.connection, None)
-        if attempt.link is not None:
-            attempt.link.connections.pop(attempt.connection, None)
+    def _withdraw(
+        self,
+        connection: RelayedConnection,
+        assignment: Assignment,
+        status: int,
+        code: CloseCode,
+        reason: str,
+    ) -> None:
+        self._forget(assignment)
+        connection.withdraw(assignment, status, code, reason)
 
-    def end_of(self, half: Relayed) -> None:
-        """The server has done with this connection."""
-        half.abandon()
-        for attempt in (half.attempt, half.leaving):
-            if attempt is not None:
-                self._forget(attempt)
+    def _forget(self, assignment: Assignment) -> None:
+        self._pending.pop(assignment.number, None)
+        self._assignments.pop(assignment.number, None)
+        if assignment.link is not None:
+            assignment.link.connections.pop(assignment.number, None)
 
-    # -- what workers say
+    def release(self, connection: RelayedConnection) -> None:
+        """Release a connection that the server has finished with."""
+        connection.release()
+        for assignment in (connection.assignment, connection.departing):
+            if assignment is not None:
+                self._forget(assignment)
 
-    def entry(self, link: Link, entry: list[Any]) -> None:
-        """Deal with one entry of a batch."""
-        connections, kind, *what = entry
+    # -- entries from workers
+
+    def handle_entry(self, link: Link, entry: list[Any]) -> None:
+        """Handle one entry of a batch."""
+        connections, kind, *arguments = entry
         if kind == EVENT:
-            event, once = what
-            weight = weigh(event)
-            for number in connections:
-                if (found := link.connections.get(number)) is not None:
-                    try:
-                        found[0].event(found[1], event, weight, once)
-                    except Exception as error:  # of this connection, and none of the others'
-                        found[0].fail(error)
+            self._handle_event(link, connections, *arguments)
             return
         number = connections[0]
         if kind == HELLO:
-            self._hello(link, number, *what[:3])
+            self._handle_hello(link, number, *arguments[:2])
             return
-        found = link.connections.get(number)
-        if found is not None:
-            half, attempt = found
-            self._say_to(half, attempt, kind, what)
+        found, handler = link.connections.get(number), self._HANDLERS.get(kind)
+        if found is not None and handler is not None:
+            handler(self, *found, *arguments)
 
-    def _hello(self, link: Link, number: int, version: int, window: list[int], _: Any) -> None:
-        found = self._attempts.get(number)
+    def _handle_event(self, link: Link, connections: list[int], event: Event, once: Any) -> None:
+        size = event_size(event)
+        for number in connections:
+            if (found := link.connections.get(number)) is not None:
+                connection, assignment = found
+                try:
+                    connection.handle_event(assignment, event, size, once)
+                except Exception as error:  # this connection's, and none of the others'
+                    connection.fail(error)
+
+    def _handle_hello(self, link: Link, number: int, version: int, window: list[int]) -> None:
+        found = self._assignments.get(number)
         if found is None or number not in self._pending:
-            link.say(number, RELEASE, False)  # who asked has given up, or found another one
+            link.send(number, RELEASE, False)  # the peer has left, or another worker has answered
             return
         del self._pending[number]
-        if not link.known:
-            link.known = True  # should it die before it holds its lifeline
-            self.end.call_later(HELLO_SECONDS, partial(self._expect_lifeline, link.inbox))
-        link.version = version
+        if not link.greeted:
+            link.greeted = True
+            self.crossbar.call_later(
+                HELLO_SECONDS, partial(self._expect_lifeline, link.remote_inbox)
+            )
         link.connections[number] = found
-        half, attempt = found
-        half.hello(attempt, link, Window(*window))
+        connection, assignment = found
+        connection.handle_hello(assignment, link, Window(*window))
 
     def _expect_lifeline(self, inbox: str) -> None:
-        if inbox not in self.taken:
-            self.lifeline_ended(inbox, _nothing, len(DOUBTS))
+        """Ask for a worker that holds no lifeline yet: it may have died before it could open one.
 
-    def _say_to(self, half: Relayed, attempt: Attempt, kind: str, what: list[Any]) -> None:
-        if kind == TAKEN:
-            half.taken(attempt, *what)
-        elif kind == NOTE:
-            half.keep_note(attempt, what[0])
-        elif kind == END:
-            half.end(attempt, what[0])
-            self._forget(attempt)
-        elif kind == LEAVE:
-            if half.leave(attempt):
-                self.open(half)
-        elif kind == BACK:
-            self._forget(attempt)
-            attempt.ended = True
-            if half.attempt is attempt and not half.over:
-                self.open(half)
+        Without doubts: a lifeline that has never existed cannot have ended before Redis noticed.
+        """
+        if inbox not in self.lifelines_in:
+            self.lifeline_ended(inbox, _do_nothing, len(DOUBTS))
 
-    def old_version(self, letter: dict[str, Any]) -> None:
-        """A worker has no version in common with us."""
-        found = self._attempts.get(letter.get("connection", 0))
-        inbox = str(letter.get("from", "")).partition("!")[0]
+    def _handle_window_update(
+        self, connection: RelayedConnection, assignment: Assignment, events: int, size: int
+    ) -> None:
+        connection.handle_window_update(assignment, events, size)
+
+    def _handle_note(
+        self, connection: RelayedConnection, assignment: Assignment, note: bytes | None
+    ) -> None:
+        connection.handle_note(assignment, note)
+
+    def _handle_end(
+        self, connection: RelayedConnection, assignment: Assignment, outcome: str
+    ) -> None:
+        connection.handle_end(assignment, outcome)
+        self._forget(assignment)
+
+    def _handle_leave(self, connection: RelayedConnection, assignment: Assignment) -> None:
+        if connection.handle_leave(assignment):
+            self.assign(connection)
+
+    def _handle_requeue(self, connection: RelayedConnection, assignment: Assignment) -> None:
+        self._forget(assignment)
+        if connection.handle_requeue(assignment):
+            self.assign(connection)
+
+    _HANDLERS: ClassVar[dict[str, Callable[..., None]]] = {
+        WINDOW_UPDATE: _handle_window_update,
+        NOTE: _handle_note,
+        END: _handle_end,
+        LEAVE: _handle_leave,
+        REQUEUE: _handle_requeue,
+    }
+
+    def handle_unsupported_version(self, message: dict[str, Any]) -> None:
+        """Handle the refusal of a worker that supports none of our versions."""
         log.error(
-            "a worker of another release does not speak version %d, and we no other: "
-            "run the same release of thyme on both",
+            "a worker of another release does not support protocol version %d: run the same "
+            "release of thyme in servers and workers",
             VERSION,
         )
+        found = self._assignments.get(message.get("connection", 0))
         if found is not None:
-            self._give_up(*found, 500, 1011, "Internal Server Error")
-            return
-        for half, attempt in list(self._attempts.values()):  # version 1 does not say which
-            if attempt.inbox == inbox and attempt.connection in self._pending:
-                self._give_up(half, attempt, 500, 1011, "Internal Server Error")
+            refused = [found]
+        else:  # a worker of version 1 does not name the connection
+            inbox = str(message.get("from", "")).partition("!")[0]
+            refused = [
+                (connection, assignment)
+                for connection, assignment in self._assignments.values()
+                if assignment.inbox == inbox and assignment.number in self._pending
+            ]
+        for connection, assignment in refused:
+            self._withdraw(
+                connection, assignment, 500, CloseCode.INTERNAL_ERROR, "Internal Server Error"
+            )
 
-    def lost(self, half: tuple[Relayed, Attempt], alive: bool) -> None:
-        """Its worker is dead, or has thought so of us."""
-        relayed, attempt = half
-        self._forget(attempt)
-        self._worker_died(relayed, attempt)
+    # -- losses
 
-    def _worker_died(self, half: Relayed, attempt: Attempt) -> None:
-        if half.died(attempt):
-            self.open(half)
+    def on_connection_lost(
+        self, connection: tuple[RelayedConnection, Assignment], process_alive: bool
+    ) -> None:
+        """A worker is dead, or has taken us for dead and dropped its connections."""
+        relayed, assignment = connection
+        self._forget(assignment)
+        self._handle_worker_death(relayed, assignment)
 
-    def forgotten(self) -> None:
-        """Redis has come back empty: a WebSocket that waited there shall wait there again.
+    def _handle_worker_death(self, connection: RelayedConnection, assignment: Assignment) -> None:
+        if connection.handle_worker_death(assignment):
+            self.assign(connection)
 
-        A request may have begun just before, and must not be carried out twice: it waits in vain.
+    def on_redis_emptied(self) -> None:
+        """Offer WebSockets again that were waiting in Redis.
+
+        Not requests: a worker may have begun one just before, and it must not be executed twice.
+        They wait until their time is over.
         """
         for number in list(self._pending):
-            half, attempt = self._attempts[number]
-            if half.type == "websocket":
-                self._forget(attempt)
-                self.open(half)
+            connection, assignment = self._assignments[number]
+            if connection.type == "websocket":
+                self._forget(assignment)
+                self.assign(connection)
 
-    def gone(self, inbox: str) -> None:
-        """That process is dead, or taken for dead by all."""
-        super().gone(inbox)
+    def on_process_gone(self, inbox: str) -> None:
+        """The process `inbox` is dead, or all others have agreed that it is."""
+        super().on_process_gone(inbox)
         for number in list(self._pending):
-            half, attempt = self._attempts[number]
-            if attempt.inbox == inbox:
-                self._forget(attempt)
-                self._worker_died(half, attempt)
+            connection, assignment = self._assignments[number]
+            if assignment.inbox == inbox:
+                self._forget(assignment)
+                self._handle_worker_death(connection, assignment)
 
 
-def _nothing() -> None:
-    """It lives."""
+def _do_nothing() -> None:
+    """No-op: the process is alive."""

@@ -1,11 +1,13 @@
-"""What a relay has for one peer: written at once if that does not block, else in its turn. No I/O.
+"""The events that a relay has for one peer. No I/O.
 
-A server that can begin to write without blocking (ours) gives `begin(event)`, which says whether it
-is done already; what is begun in one round of the hub goes out in one piece. Any other server is
-given one event after the other by whoever waits for it (`next`), who is rung when there is one.
+A server of ours can send without blocking (`Transport.send_nowait`). Then an event is sent at once,
+in the greenlet that has received it from the worker, and everything that arrives in one round of
+the hub goes out in one piece. Only when the peer does not read fast enough, or for the types of
+events that may block, a greenlet of the connection takes over: it is notified, and fetches one
+`Write` after the other. An ASGI server on asyncio can only block: there each event goes that way.
 
-Each event is reported with its weight (`dealt_with`) when the peer has taken it, or never will;
-what is begun, when it has been written or is about to be.
+Each event is reported with its size (`on_written`) when the peer has read it, or never will; an
+event that was sent without blocking, when it is in the kernel's hands or about to be.
 
 Read next: `split/relay/connection.py`.
 """
@@ -14,70 +16,79 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
-from thyme.asgi import Event
+from thyme.asgi import SENT_NOWAIT, Event
 from thyme.errors import Disconnected
-from thyme.split.wire import weigh
+from thyme.split.wire import event_size
 
-BEGUN_AT_ONCE = frozenset({"websocket.send", "http.response.start", "http.response.body"})
-"""Events that our own server can begin to write without blocking."""
+DRAIN: Event = {"type": "drain"}
+"""Stands for an event that has been passed to `send_nowait`: call `drain` instead of `send`."""
 
-FINISH: Event = {"type": "finish"}
-"""Stands for an event that has been begun, and waits for the peer."""
+
+class Write(NamedTuple):
+    """One step for the greenlet or task that writes: send `event`, which counts `size` bytes."""
+
+    event: Event
+    size: int
 
 
 class Output:
-    """Events on their way to one peer; `failed(error)` is called when one cannot be sent."""
+    """The events on their way to one peer.
 
-    begin: Callable[[Event], bool] | None = None
+    `notify()` is called when `next` has something to return; `on_written(size)` for each event;
+    `on_error(error)` when an event cannot be sent. `send_nowait` is the server's, if it has one.
+    """
 
     def __init__(
-        self, dealt_with: Callable[[int], None], failed: Callable[[Exception], None]
+        self,
+        *,
+        notify: Callable[[], None],
+        on_written: Callable[[int], None],
+        on_error: Callable[[Exception], None],
+        send_nowait: Callable[[Event], bool] | None = None,
     ) -> None:
-        self.ring: Callable[[], None] = _nobody
-        self._dealt_with = dealt_with
-        self._failed = failed
-        self._events: deque[Event] = deque()
-        self._idle = True  # nothing is being written
+        self._notify = notify
+        self._on_written = on_written
+        self._on_error = on_error
+        self._send_nowait = send_nowait
+        self._writes: deque[Write] = deque()
+        self._writing = False  # order: nothing is sent past an event that waits
 
-    def put(self, event: Event, weight: int) -> None:
-        """Another event for the peer."""
-        if not (self._idle and self.begin is not None and event["type"] in BEGUN_AT_ONCE):
-            self.add(event)
+    def put(self, event: Event, size: int) -> None:
+        """Send an event now if that does not block, else in its turn."""
+        if self._writing or self._send_nowait is None or event["type"] not in SENT_NOWAIT:
+            self._append(Write(event, size))
             return
         try:
-            whole = self.begin(event)
+            complete = self._send_nowait(event)
         except Disconnected:  # the peer's disconnect is on its way to the worker
-            whole = True
+            complete = True
         except Exception as error:
-            self._failed(error)
+            self._on_error(error)
             return
-        if whole:
-            self._dealt_with(weight)
+        if complete:
+            self._on_written(size)
         else:
-            self.add({**FINISH, "weight": weight})
+            self._append(Write(DRAIN, size))
 
-    def add(self, *events: Event) -> None:
-        """Events that are not begun here."""
-        self._idle = False
-        self._events.extend(events)
-        self.ring()
+    def append(self, *events: Event) -> None:
+        """Send events of the relay itself, after all others."""
+        for event in events:
+            self._append(Write(event, event_size(event)))
 
-    def next(self) -> Event | None:
-        """The next event to send, or None: wait to be rung.
+    def _append(self, write: Write) -> None:
+        self._writing = True
+        self._writes.append(write)
+        self._notify()
 
-        Say `sent(event)` of each when the peer has taken it. One of type "finish" stands for an
-        event that has been begun.
-        """
-        if self._events:
-            return self._events.popleft()
-        self._idle = True
+    def next(self) -> Write | None:
+        """Return the next step, or None: wait for `notify`. Report each step with `written`."""
+        if self._writes:
+            return self._writes.popleft()
+        self._writing = False
         return None
 
-    def sent(self, event: Event) -> None:
-        """The peer has taken it, or never will."""
-        self._dealt_with(event["weight"] if event["type"] == "finish" else weigh(event))
-
-
-def _nobody() -> None:
-    """Nobody waits."""
+    def written(self, write: Write) -> None:
+        """The peer has read this, or never will."""
+        self._on_written(write.size)

@@ -1,15 +1,20 @@
-"""The worker's half of one connection: what stands behind its `receive` and `send`. No I/O.
+"""The worker's end of one connection: what is behind the application's receive and send. No I/O.
 
-`receive_now` gives events as they have come, `begin_send` says them; whoever has to wait is rung
-(`ring`). An event counts as dealt with when the application receives the next one: until then the
-server keeps it, and hands it to another worker should this one die.
+`receive_nowait` returns events that have arrived, `send_nowait` sends. A caller that has to wait is
+notified (`notify`), and tries again. Subclasses do the waiting: `split/worker/gevent.py` and
+`split/worker/asyncio.py`.
 
-How a connection ends here, and the extension "websocket.resume": `split/relay/connection.py`
-describes what the application sees. Read next: `split/worker/endpoint.py`.
+An event counts as consumed when the application receives the next one. Until then the relay keeps
+it, and offers it to another worker if this one dies.
+
+How a worker leaves a connection is in the table `OWNERSHIP` of `split/states.py`; what the
+application sees of that is the extension "websocket.resume", which `split/relay/connection.py`
+specifies. Read next: `split/worker/endpoint.py`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,10 +22,20 @@ from typing import Any
 from gredis.messages import pack
 from thyme.asgi import Event
 from thyme.errors import Disconnected
-from thyme.split.flow_control import Inflow, Outflow, Window, narrower
+from thyme.protocol.close_codes import CloseCode
+from thyme.split.flow_control import ReceiveWindow, SendWindow, Window, min_window
 from thyme.split.link import Link
+from thyme.split.states import (
+    APPLICATION,
+    OWNERSHIP,
+    ApplicationState,
+    ApplicationTrigger,
+    OwnershipState,
+    OwnershipTrigger,
+    next_state,
+)
 from thyme.split.wire import (
-    BACK,
+    CHUNK_BYTES,
     DISCONNECTS,
     END,
     EVENT_BYTES,
@@ -28,290 +43,355 @@ from thyme.split.wire import (
     LEAVE,
     NOTE,
     NOTE_BYTES,
-    PIECE_BYTES,
+    REQUEUE,
     RESUME,
+    RESUME_NOTE,
     RETURNED,
-    SEND_NOTE,
     STOPPED,
-    TAKEN,
-    pieces,
-    restored,
-    weigh,
+    WINDOW_UPDATE,
+    decode_scope,
+    event_size,
+    split_event,
 )
 
 CONNECT: Event = {"type": "websocket.connect"}
-"""What a WebSocket begins with that is resumed; the peer has said it long ago."""
+"""The first event of a WebSocket that is resumed. The peer's own was consumed long ago."""
 
+RESTART: Event = {"type": "websocket.disconnect", "code": CloseCode.SERVICE_RESTART.value}
+"""The disconnect of a WebSocket that cannot be resumed, when the worker stops."""
 
-USUAL = {
+CHECKED_KEYS = {
     "websocket.send": frozenset({"type", "text", "bytes", "once"}),
     "http.response.body": frozenset({"type", "body", "more_body"}),
 }
-NOTHING: frozenset[str] = frozenset()
-"""Keys of the events that need no closer look, because `weigh` has had one."""
+"""Keys that an event may have and need no check by `_check`: `event_size` has looked at them."""
+
+NO_KEYS: frozenset[str] = frozenset()
 
 
-class Taken:
-    """The worker's half. `window`: what this worker takes; `soon_tell`: see `WorkerDesk`."""
+class WorkerConnection(ABC):
+    """The worker's end of one connection.
+
+    `queue`: where it was taken from; `window`: how much this worker accepts of it.
+    `acknowledge_soon(connection)` is called when an event was consumed that should be acknowledged
+    before long, even if that takes a message of its own.
+    """
+
+    coalesce = False
+    """As of `Transport`: it makes no difference, because a link coalesces everything."""
 
     def __init__(
         self,
         link: Link,
+        queue: str,
         opening: dict[str, Any],
         window: Window,
-        soon_tell: Callable[[Taken], None],
+        acknowledge_soon: Callable[[WorkerConnection], None],
     ) -> None:
         self.link = link
-        self.connection: int = opening["connection"]
-        self.scope = restored(opening["scope"])
+        self.queue = queue
+        self.number: int = opening["connection"]
+        self.scope = decode_scope(opening["scope"])
         self.type: str = self.scope["type"]
-        self.begun = False
-        self.how = RETURNED
-        self.ring: Callable[[], None] = lambda: None
-        self._soon_tell = soon_tell
+        self.application = ApplicationState.ASSIGNED
+        self.ownership = OwnershipState.SERVING
+        self._acknowledge_soon = acknowledge_soon
+        self._outcome = RETURNED
         self._received: deque[Event] = deque(opening["events"])
-        self._stream, self._number = opening["stream"], opening["number"]
-        # Unless the one before died so early that the server keeps the first one still.
-        if opening["resumes"] and self._next_type() != CONNECT["type"]:
+        self._stream: str = opening["stream"]
+        self._next_number: int = opening["number"]  # of the first one in _received
+        # A successor begins with a connect, unless the worker before it died so early that the
+        # relay has kept the peer's own.
+        first_type = self._received[0]["type"] if self._received else ""
+        if opening["resumes"] and first_type != CONNECT["type"]:
             self._received.appendleft(CONNECT)
-        self._given: Event | None = None
-        self._inflow = Inflow(window)
-        self._outflow = Outflow(narrower(window, Window(*opening["window"])))
-        self._start: Event | None = None  # of a response, until there is a body
-        self._unsent: deque[Iterator[Event]] = deque()
+        self._unconsumed_size = 0  # of the event that the application has received last
+        self._receive_window = ReceiveWindow(window)
+        self._send_window = SendWindow(min_window(window, Window(*opening["window"])))
+        self._response_start: Event | None = None  # kept until there is a body
+        self._unsent: deque[Iterator[Event]] = deque()  # parts of large events
         resume = self.scope.get("extensions", {}).get(RESUME)
-        self._offered = resume is not None
-        self._resumable = bool(resume and resume.get("note") is not None)
-        self._accepted = False
-        self._waits = False  # the application, for the peer
-        self._stops = self._left = self._handed_over = False
-        self._disconnect: Event | None = None
-        self._gone = False
-        self._in_vain = 0
+        self._can_resume = resume is not None  # the relay supports it
+        self._has_note = bool(resume and resume.get("note") is not None)
+        self._discarded = 0  # events sent to a peer that is gone
 
-    def _next_type(self) -> str:
-        return self._received[0]["type"] if self._received else ""
+    @abstractmethod
+    def notify(self) -> None:
+        """Wake those that wait for an event, or for room to send."""
 
-    # -- from the server
+    def _fire(self, trigger: OwnershipTrigger) -> None:
+        self.ownership = next_state(OWNERSHIP, self.ownership, trigger)
 
-    def event(self, event: Event) -> None:
-        """The peer has said something."""
+    def _fire_application(self, trigger: ApplicationTrigger) -> None:
+        self.application = next_state(APPLICATION, self.application, trigger)
+
+    @property
+    def started(self) -> bool:
+        """Whether the application has been called."""
+        return self.application is not ApplicationState.ASSIGNED
+
+    @property
+    def _resumable(self) -> bool:
+        """Whether another worker can continue where this one stops."""
+        return self._has_note and self.application is ApplicationState.ACCEPTED
+
+    @property
+    def _peer_gone(self) -> bool:
+        return self.ownership is OwnershipState.DISCONNECTED or self.link.closed
+
+    # -- entries from the relay
+
+    def handle_event(self, event: Event) -> None:
+        """Queue an event from the peer for the application."""
         self._received.append(event)
-        self.ring()
+        self.notify()
 
-    def taken(self, events: int, size: int) -> None:
-        """The server has got rid of so much of what we sent."""
-        self._outflow.taken(events, size)
-        self._send_on()
-        self.ring()
+    def handle_window_update(self, events: int, size: int) -> None:
+        """The peer has read so much of what was sent: continue to send."""
+        self._send_window.acknowledged(events, size)
+        self._send_waiting()
+        self.notify()
 
-    def release(self, taken_over: bool) -> None:
-        """The peer has gone; `taken_over`: to another worker, if this can be resumed. Then the
-        server listens to the last words, until the application has ended.
+    def handle_release(self, taken_over: bool) -> None:
+        """This worker is out of charge: another one has taken over, or else the peer is gone.
+
+        After a takeover the relay accepts the application's last messages, until it has ended.
         """
-        if not self._handed_over:
-            self._handed_over = taken_over and self._resumable and self._accepted
-            self._left = self._handed_over
-            self._disconnect = {"type": HANDOVER} if self._left else DISCONNECTS[self.type]
-        self._gone = self.link.over or not self._left
-        if self._gone:
+        if taken_over and self._resumable:
+            self._fire(OwnershipTrigger.SUCCEED)
+        else:
+            self._fire(OwnershipTrigger.DISCONNECT)
+        if self._peer_gone:
             self._unsent.clear()
-        self.ring()
+        self.notify()
 
-    # -- what the application calls
+    # -- receiving
 
-    def receive_now(self) -> Event | None:
-        """The next event, if it is here; else None: wait to be rung, and ask again."""
-        self._dealt_with()
-        if self._stops and (self._accepted or not self._received):
-            self._give_up()
-        if self._disconnect is not None and (self._left or not self._received):
-            event = self._disconnect
-            if self._handed_over:
-                self._disconnect = None  # once: it has some last words, perhaps, but not for ever
-            return event
-        self._waits = self._left or not self._received
-        if self._waits:
+    def receive_nowait(self) -> Event | None:
+        """Return the next event, or None: wait for `notify`, and call again.
+
+        Asking for an event is a message in itself. It says that the application has consumed the
+        last one; and, if the worker is stopping, that this is a good moment to leave.
+        """
+        self._consume_last_event()
+        if self.ownership is OwnershipState.STOPPING:
+            self._leave_or_close()
+        return self._next_event()
+
+    def _consume_last_event(self) -> None:
+        size, self._unconsumed_size = self._unconsumed_size, 0
+        if not size:
+            return
+        if self._receive_window.consumed(size):
+            self.acknowledge()
+        elif self._has_note:
+            self._acknowledge_soon(self)
+
+    def acknowledge(self) -> None:
+        """Tell the relay what has been consumed."""
+        if self._receive_window.pending_ack and not self.link.closed:
+            self.link.send(self.number, WINDOW_UPDATE, *self._receive_window.take_ack())
+
+    def _leave_or_close(self) -> None:
+        """Leave the WebSocket to another worker if possible; else let the application close it.
+
+        Not before the application has accepted, unless it waits for the peer without doing so.
+        """
+        if self._resumable:
+            self._leave()
+        elif self.application is ApplicationState.ACCEPTED or not self._received:
+            self._outcome = STOPPED
+            self._fire(OwnershipTrigger.CLOSE)
+
+    def _leave(self) -> None:
+        if not self.link.closed:
+            self._fire(OwnershipTrigger.LEAVE)
+            self.acknowledge()
+            self.link.send(self.number, LEAVE)
+
+    def _next_event(self) -> Event | None:
+        state = self.ownership
+        if state in (OwnershipState.LEAVING, OwnershipState.HANDED_OVER):
             return None
+        if state is OwnershipState.SUCCEEDED:
+            self._fire(OwnershipTrigger.DELIVER)
+            return {"type": HANDOVER}
+        if self._received:
+            return self._next_received()
+        if state is OwnershipState.CLOSING:
+            return dict(RESTART)
+        if state is OwnershipState.DISCONNECTED:
+            return dict(DISCONNECTS[self.type])
+        return None
+
+    def _next_received(self) -> Event:
         event = self._received.popleft()
-        if event is not CONNECT:
-            self._given = event
-            if self._resumable:
-                event["id"] = [self._stream, self._number]
-            self._number += 1
+        if event is not CONNECT:  # ours is not among those that the relay has numbered
+            self._unconsumed_size = event_size(event)
+            if self._has_note:
+                event["id"] = [self._stream, self._next_number]
+            self._next_number += 1
         return event
 
-    def _dealt_with(self) -> None:
-        """The application asks for the next event: it has dealt with the last one."""
-        event, self._given = self._given, None
-        if event is None:
-            return
-        if self._inflow.dealt_with(weigh(event)):
-            self.tell()
-        elif self._resumable:
-            self._soon_tell(self)
+    # -- sending
 
-    def tell(self) -> None:
-        """Tell the server what has been dealt with."""
-        if self._inflow.untold and not self.link.over:
-            self.link.say(self.connection, TAKEN, *self._inflow.tell())
+    def send_nowait(self, event: Event) -> bool:
+        """Send an event as far as there is room; return whether there is room for another one.
 
-    def begin_send(self, event: Event) -> bool:
-        """Send an event as far as there is room; False when `finish_send` has to be waited for.
-
-        The start of a response waits for its first body, as it would in a server (ASGI: it "must
-        not be sent until the first body").
+        If not, wait for `notify`, until `has_room`. The start of a response is kept until the first
+        body: it "must not be sent" before (ASGI). Raises `Disconnected` when the peer is gone,
+        `ValueError` or `TypeError` for an event that cannot be sent to another process.
         """
         kind = event["type"]
-        if self._gone:
-            return self._send_in_vain(kind)
+        if self._peer_gone:
+            return self._discard(kind)
         if kind == "http.response.start":
             _check(event)
-            self._start = event
+            self._response_start = event
             return True
-        if kind == SEND_NOTE:
-            self._keep_note(event.get("note"))
+        if kind == RESUME_NOTE:
+            self._send_note(event.get("note"))
             return True
-        size = weigh(event)
+        size = event_size(event)
         if size > EVENT_BYTES and kind != "http.response.body":
-            raise ValueError(f"got {size} bytes in one {kind}, at most {EVENT_BYTES} can be sent")
-        if not event.keys() <= USUAL.get(kind, NOTHING):
+            raise ValueError(f"got {size} bytes in one {kind}, at most {EVENT_BYTES} are allowed")
+        if not event.keys() <= CHECKED_KEYS.get(kind, NO_KEYS):
             _check(event)
         if "once" in event:
             _check_once(event["once"])
-        if size > PIECE_BYTES:
-            return self._begin_send_large(event)
-        if self._start is not None:
-            self._say(self._take_start())
+        if size > CHUNK_BYTES:
+            return self._send_large(event)
+        if self._response_start is not None:
+            self._send_response_start()
         if self._unsent:
             self._unsent.append(iter((event,)))
         else:
-            self._say(event, size)
-        self._accepted |= kind == "websocket.accept"
+            self._send(event, size)
+        if kind == "websocket.accept":
+            self._fire_application(ApplicationTrigger.ACCEPT)
         return self.has_room
 
-    def _send_in_vain(self, kind: str) -> bool:
-        """Nobody is there any more. An application that has yet to receive the disconnect shall
-        come to it, and tell its rooms: so a window of what it says to a WebSocket goes unheard.
+    @property
+    def has_room(self) -> bool:
+        """Whether everything has been sent and more may be. True as well when the peer is gone."""
+        return self._peer_gone or (not self._unsent and self._send_window.open)
+
+    def _discard(self, kind: str) -> bool:
+        """Discard an event, because the peer is gone.
+
+        Up to one window of events on a WebSocket is discarded, so that the application gets to its
+        disconnect handler, which informs the rooms. After that, raise `Disconnected`.
         """
-        if kind == SEND_NOTE:
+        if kind == RESUME_NOTE:
             return True
-        self._in_vain += 1
-        if self.type == "websocket" and self._in_vain <= self._outflow.window.events:
+        self._discarded += 1
+        if self.type == "websocket" and self._discarded <= self._send_window.window.events:
             return True
-        raise Disconnected("this connection has ended")
+        raise Disconnected("the peer is gone: this connection has ended")
 
-    def _begin_send_large(self, event: Event) -> bool:
-        if self._start is not None:
-            self._say(self._take_start(event))
-        self._unsent.append(pieces(event))
-        self._send_on()
-        return self.has_room
-
-    def _take_start(self, body: Event | None = None) -> Event:
-        start: Event = self._start or {}
-        self._start = None
-        if body is not None and not body.get("more_body"):
-            # All of it is here: a server would tell its length, but it will see it in pieces.
-            headers = list(start.get("headers", ()))
-            if not any(name.lower() == b"content-length" for name, _ in headers):
-                headers.append((b"content-length", b"%d" % len(body.get("body", b""))))
-            start = {**start, "headers": headers}
-        return start
-
-    def _say(self, event: Event, size: int | None = None) -> None:
-        self._outflow.sent(weigh(event) if size is None else size)
+    def _send(self, event: Event, size: int) -> None:
+        self._send_window.sent(size)
         once = None
         if "once" in event:
             event = dict(event)
             once = event.pop("once")
-        self.link.send(self.connection, event, once)
+        self.link.send_event(self.number, event, size, once)
 
-    def _send_on(self) -> None:
+    def _send_large(self, event: Event) -> bool:
+        if self._response_start is not None:
+            self._send_response_start(event)
+        self._unsent.append(split_event(event))
+        self._send_waiting()
+        return self.has_room
+
+    def _send_waiting(self) -> None:
         """Send what waits, as far as there is room now."""
-        while self._unsent and self._outflow.open:
+        while self._unsent and self._send_window.open:
             event = next(self._unsent[0], None)
             if event is None:
                 self._unsent.popleft()
             else:
-                self._say(event)
+                self._send(event, event_size(event))
 
-    @property
-    def has_room(self) -> bool:
-        """Whether all has been sent and more may be; True, too, when nobody is there any more."""
-        return self._gone or (not self._unsent and self._outflow.open)
+    def _send_response_start(self, body: Event | None = None) -> None:
+        start: Event = self._response_start or {}
+        self._response_start = None
+        if body is not None and not body.get("more_body"):
+            # The body is complete, but the server receives it in parts, and would not know its
+            # length: add the field that the server adds to a complete response.
+            headers = list(start.get("headers", ()))
+            if not any(name.lower() == b"content-length" for name, _ in headers):
+                headers.append((b"content-length", b"%d" % len(body.get("body", b""))))
+            start = {**start, "headers": headers}
+        self._send(start, event_size(start))
 
-    def _keep_note(self, note: bytes | None) -> None:
-        if not self._offered:
-            raise ValueError(f"{SEND_NOTE!r} is an extension of ASGI that this server lacks")
+    def _send_note(self, note: bytes | None) -> None:
+        if not self._can_resume:
+            raise ValueError(f"{RESUME_NOTE!r} is an ASGI extension that this server lacks")
         if note is not None and (not isinstance(note, bytes) or len(note) > NOTE_BYTES):
             raise ValueError(f"got a note {note!r}, expected at most {NOTE_BYTES} bytes, or None")
-        self._resumable = note is not None
-        self.link.say(self.connection, NOTE, note)
+        self._has_note = note is not None
+        self.link.send(self.number, NOTE, note)
 
-    # -- the end
+    # -- the life of the connection
+
+    def start(self) -> None:
+        """The application is about to be called."""
+        self._fire_application(ApplicationTrigger.START)
 
     def stop(self) -> None:
-        """This worker stops: hand the WebSocket over, or let the application receive a disconnect.
+        """This worker stops: leave the WebSocket, or end it, when the application next receives.
 
-        Which of them, is decided when the application waits for the peer: it may be just about to
-        accept, and to leave a note. The one that is handed over goes on until another worker has
-        it; lines of the peer wait.
+        A WebSocket that is left is served until another worker has taken over. A request is
+        finished, so nothing happens.
         """
-        if self._disconnect is None and self.type == "websocket":
-            self._stops = True
-            if self._waits:
-                self._give_up()
+        if self.type == "websocket" and self.ownership is OwnershipState.SERVING:
+            self._fire(OwnershipTrigger.STOP)
+            self.notify()  # it may be receiving already
 
-    def _give_up(self) -> None:
-        if self._resumable and self._accepted:
-            self._leave()
-        elif self._disconnect is None:
-            self.how = STOPPED
-            self._disconnect = {"type": "websocket.disconnect", "code": 1012}
-            self.ring()
+    def hand_over(self) -> None:
+        """The time to stop is over: leave the WebSocket to the relay as it is.
 
-    def _leave(self) -> None:
-        if not self._left and not self.link.over:
-            self._left = True
-            self.tell()
-            self.link.say(self.connection, LEAVE)
-
-    def part(self) -> None:
-        """The time to stop is over. What nobody has taken over yet the server keeps, and goes on
-        looking; also what the application is busy with still, as if it had died over that.
+        The relay goes on looking for a successor. What the application has not consumed is
+        delivered to that one, as if this worker had died.
         """
-        if self._stops and (self._resumable if self._accepted else self._offered):
+        stopping = self.ownership in (OwnershipState.STOPPING, OwnershipState.CLOSING)
+        accepted = self.application is ApplicationState.ACCEPTED
+        if stopping and (self._has_note if accepted else self._can_resume):
             self._leave()
-        if self._left:
-            self.release(taken_over=True)
+        if self.ownership is OwnershipState.LEAVING:
+            self.handle_release(taken_over=True)
 
     @property
-    def parted(self) -> bool:
-        """Whether it goes on elsewhere, so that the application need only return."""
-        return self._left
+    def handed_over(self) -> bool:
+        """Whether the connection continues elsewhere, so that the application need only return."""
+        return self.ownership in (OwnershipState.SUCCEEDED, OwnershipState.HANDED_OVER)
 
-    def give_back(self) -> None:
-        """It has not been begun: another worker shall."""
-        self.link.say(self.connection, BACK)
+    def requeue(self) -> None:
+        """Return a connection to the relay whose application has not been started."""
+        self._fire_application(ApplicationTrigger.END)
+        self.link.send(self.number, REQUEUE)
 
-    def end(self) -> None:
-        """The application has ended, as `how` says."""
-        if self.how == RETURNED and self._start is not None:
-            self._say(self._take_start())
-        if not self.link.over:
-            self.link.say(self.connection, END, self.how)
+    def end(self, outcome: str | None) -> None:
+        """Tell the relay that the application has ended. None: it has returned."""
+        self._fire_application(ApplicationTrigger.END)
+        outcome = outcome or self._outcome
+        if self.link.closed:
+            return
+        if outcome == RETURNED and self._response_start is not None:
+            self._send_response_start()
+        self.link.send(self.number, END, outcome)
 
 
 def _check(event: Event) -> None:
-    """Raise what this application shall see, and not all those with whom the event would travel."""
+    """Raise now what packing the batch would raise: there it would hit other connections."""
     size = len(pack({key: value for key, value in event.items() if key != "body"}))
     if size > EVENT_BYTES:
-        raise ValueError(f"got {size} bytes in {event['type']}, at most {EVENT_BYTES} can be sent")
+        raise ValueError(f"got {size} bytes in {event['type']}, at most {EVENT_BYTES} are allowed")
 
 
 def _check_once(once: Any) -> None:
     match once:
-        case None | [str(), int()]:  # a tuple, too
+        case None | [str(), int()]:  # or a tuple
             return
     raise ValueError(f"got {once!r} as 'once', expected [stream, number]: str and int")

@@ -1,9 +1,9 @@
-"""The worker: takes connections from the crossbar and runs the application on them.
+"""The worker: takes connections from gredis and runs the application on them.
 
-One greenlet per connection, as in the server; the application cannot tell the difference. This file
-decides how a worker stops; how many connections it takes and what crosses is decided in
-`split/worker/endpoint.py` and `split/worker/connection.py`. The same on plain asyncio is
-`split/worker/asyncio.py`; the command line is `management/commands/runworker2.py`.
+One greenlet per connection, as in the server: the application cannot tell the difference. This
+module waits, and decides how a worker stops. `split/worker/endpoint.py` and
+`split/worker/connection.py` decide the rest. `split/worker/asyncio.py` is the same on plain
+asyncio; the command line is `management/commands/runworker2.py`.
 
 Taught in notebooks/09_relay_and_workers.ipynb.
 """
@@ -12,145 +12,138 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import gevent
-from gevent.event import Event as Bell
+from gevent.event import Event as GeventEvent
 
 from gredis.drivers.gevent import GeventCrossbar
 from gredis.errors import GredisError
-from thyme.asgi import BlockingApplication, Event
-from thyme.errors import Disconnected
+from thyme.asgi import Application, BlockingApplication, Event, as_application
 from thyme.split.drivers.gevent import GeventDriver
-from thyme.split.flow_control import WINDOW, Window
-from thyme.split.wire import FAILED, STOPPED
-from thyme.split.worker.connection import Taken
-from thyme.split.worker.endpoint import CONNECTIONS, DRAIN_SECONDS, QUEUES, WorkerDesk
+from thyme.split.endpoint import FLUSH_SECONDS
+from thyme.split.flow_control import DEFAULT_WINDOW, Window
+from thyme.split.worker.connection import WorkerConnection
+from thyme.split.worker.endpoint import (
+    CONNECTIONS,
+    HANDOVER_SECONDS,
+    QUEUES,
+    WORKER_DRAIN_SECONDS,
+    WorkerEndpoint,
+)
 
-__all__ = ["CONNECTIONS", "DRAIN_SECONDS", "Worker"]
+__all__ = ["CONNECTIONS", "WORKER_DRAIN_SECONDS", "Worker"]
 
 log = logging.getLogger("thyme.worker")
 
-PART_SECONDS = 1.0
-"""At the end of a drain: for applications to return, and for the last words to be posted."""
-
 
 class Worker:
-    """Runs `application` on connections from `queues`: at most so many at a time of each."""
+    """Runs `application` on connections from `queues`, which maps names to numbers of connections.
+
+    `crossbar`: the gredis client to take them from. `drain_seconds`: how long requests in progress
+    may take when the worker stops. `window`: how much is kept per connection.
+    """
 
     def __init__(
         self,
-        application: BlockingApplication,
+        application: Application | BlockingApplication,
         crossbar: GeventCrossbar,
         *,
         queues: Mapping[str, int] = QUEUES,
-        drain_seconds: float = DRAIN_SECONDS,
-        window: Window = WINDOW,
+        drain_seconds: float = WORKER_DRAIN_SECONDS,
+        window: Window = DEFAULT_WINDOW,
     ) -> None:
-        self.application = application
+        self.application = as_application(application)
         self.crossbar = crossbar
         self.queues = queues
         self.drain_seconds = drain_seconds
         self._driver = GeventDriver()
-        self.desk = WorkerDesk(crossbar, self._driver, begin=self._begin, window=window)
-        self._greenlets: dict[gevent.Greenlet, Taken] = {}
-        self._stop = Bell()
+        self.endpoint = WorkerEndpoint(
+            crossbar,
+            self._driver,
+            connection_type=WorkerTransport,
+            start=self._start,
+            window=window,
+        )
+        self._greenlets: dict[WorkerTransport, gevent.Greenlet] = {}
+        self._stop = GeventEvent()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Take connections, having called `ready`, until `stop()`; then end them and depart."""
+        """Take connections until `stop()`; then end them, and close the gredis client.
+
+        `ready` is called when connections are being taken.
+        """
         self.crossbar.open()
         for queue, connections in self.queues.items():
-            self.desk.take(queue, connections).get()
+            self.endpoint.take(queue, connections).get()
         ready()
         self._stop.wait()
         self._drain()
-        self.desk.close()
+        self.endpoint.close()
         self.crossbar.close()
 
     def stop(self) -> None:
-        """Make `run()` return; may be called by a signal's handler."""
+        """Make `run()` return. May be called by a signal handler."""
         self._stop.set()
 
-    def _begin(self, queue: str, half: Taken) -> None:
-        greenlet = gevent.spawn(self._serve, queue, half)
-        self._greenlets[greenlet] = half
+    def _start(self, connection: WorkerTransport) -> None:
+        self._greenlets[connection] = gevent.spawn(self._serve, connection)
 
-    def _serve(self, queue: str, half: Taken) -> None:
-        half.begun = True
-        connection = Connection(half)
+    def _serve(self, connection: WorkerTransport) -> None:
         try:
-            self.application(half.scope, connection.receive, connection.send)
-        except Disconnected:
-            pass
-        except Exception:
-            log.exception("the application failed on %s %s", half.type, half.scope.get("path"))
-            half.how = FAILED
-        except gevent.GreenletExit:
-            half.how = STOPPED
-            raise
+            with self.endpoint.running(connection):
+                self.application.serve(connection.scope, connection)
         finally:
-            self._greenlets.pop(gevent.getcurrent(), None)
-            self.desk.ended(half, queue)
+            del self._greenlets[connection]
 
     def _drain(self) -> None:
-        """Take nothing new, give back what has not begun, let the rest end.
+        """Take no new connections, give back those that are not started, and end the others.
 
-        Pages finish. WebSockets that can be resumed go on here until another worker has taken
-        them. Other consumers see a disconnect as if the browser had left, so that they can say
-        good-bye to their rooms; the browser is told 1012, "service restart": come again.
+        Requests are finished. WebSockets that can be resumed are served until another worker has
+        taken over. All other consumers receive a disconnect as if the browser had left, so that
+        they can inform their rooms; the browser gets close code 1012, "service restart".
         """
-        self.desk.stopping = True
-        leaving = {queue: self.crossbar.stop_consuming(queue) for queue in self.queues}
-        for queue, reply in leaving.items():
+        for queue, reply in self.endpoint.stop_taking(list(self.queues)).items():
             try:
                 reply.get()
             except GredisError as error:
-                log.warning("could not leave queue %r: %s", queue, error)
-        for greenlet, half in list(self._greenlets.items()):
-            if half.begun:
-                half.stop()
-            else:
-                del self._greenlets[greenlet]
-                greenlet.kill(block=False)
-                half.give_back()
-        gevent.joinall(list(self._greenlets), timeout=self.drain_seconds)
-        for half in self._greenlets.values():
-            half.part()
-        with gevent.Timeout(PART_SECONDS, False):
-            gevent.joinall([each for each, half in self._greenlets.items() if half.parted])
-        gevent.killall(list(self._greenlets))
-        self._driver.wait_for_quiet(self.desk, PART_SECONDS)
+                log.warning("cannot leave queue %r: %s", queue, error)
+        for connection in self.endpoint.stop_connections():
+            self._greenlets.pop(connection).kill(block=False)
+        gevent.joinall(list(self._greenlets.values()), timeout=self.drain_seconds)
+        handed_over = self.endpoint.hand_over()
+        with gevent.Timeout(HANDOVER_SECONDS, False):
+            gevent.joinall([self._greenlets[connection] for connection in handed_over])
+        gevent.killall(list(self._greenlets.values()))
+        self._driver.wait_until_drained(self.endpoint, FLUSH_SECONDS)
 
 
-class Connection:
-    """One connection: its `receive` and `send` are the application's, and block its greenlets."""
+class WorkerTransport(WorkerConnection):
+    """A `Transport`: the worker's end of a connection, whose waits block the calling greenlet."""
 
-    __slots__ = ("_came", "_half", "_room", "begin_send", "receive_now")
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._event_arrived, self._room_made = GeventEvent(), GeventEvent()
 
-    def __init__(self, half: Taken) -> None:
-        self._half = half
-        self._came, self._room = Bell(), Bell()
-        half.ring = self._ring
-        self.begin_send = half.begin_send  # with these two, coroutines need not wait for greenlets
-        self.receive_now = half.receive_now
-
-    def _ring(self) -> None:
-        self._came.set()
-        self._room.set()
+    def notify(self) -> None:
+        """Wake those that wait for an event, or for room to send."""
+        self._event_arrived.set()
+        self._room_made.set()
 
     def receive(self) -> Event:
-        """The peer's next event; the disconnect, again and again, once it has gone."""
-        while (event := self._half.receive_now()) is None:
-            self._came.clear()
-            self._came.wait()
+        """Return the next event; when the peer is gone, the disconnect, each time."""
+        while (event := self.receive_nowait()) is None:
+            self._event_arrived.clear()
+            self._event_arrived.wait()
         return event
 
     def send(self, event: Event) -> None:
-        """Send one event to the peer; done when there is room for another one (back-pressure)."""
-        if not self._half.begin_send(event):
-            self.finish_send()
+        """Send one event to the peer; return when there is room for another (back-pressure)."""
+        if not self.send_nowait(event):
+            self.drain()
 
-    def finish_send(self) -> None:
+    def drain(self) -> None:
         """Return when there is room."""
-        while not self._half.has_room:
-            self._room.clear()
-            self._room.wait()
+        while not self.has_room:
+            self._room_made.clear()
+            self._room_made.wait()

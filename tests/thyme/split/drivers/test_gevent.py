@@ -1,4 +1,4 @@
-"""Lifelines on gevent: whatever ends one, its socket is closed (else pytest sees a warning)."""
+"""Lifelines on gevent. Whatever ends one, its socket is closed (pytest reports warnings)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import gevent
 from thyme.server.listeners import listening_socket
 from thyme.split.drivers.gevent import GeventDriver
 
-DESK = SimpleNamespace(end=SimpleNamespace(inbox="mine"))
+ENDPOINT = SimpleNamespace(inbox="mine")
 
 
-def test_a_lifeline_that_is_let_go_of_before_it_is_answered_is_closed():
+def test_a_lifeline_is_closed_with_its_driver_before_it_was_answered():
     with closing(listening_socket("127.0.0.1", 0, 1)) as listener, gevent.Timeout(30):
         driver = GeventDriver()
-        driver.hold(f"127.0.0.1:{listener.getsockname()[1]}", "theirs", DESK)
+        place = f"127.0.0.1:{listener.getsockname()[1]}"
+        driver.hold_lifeline(place, "theirs", ENDPOINT)
         called, _ = listener.accept()
         with called:
             assert called.recv(100) == b"theirs mine\n"

@@ -16,7 +16,7 @@ from tests.conftest import running_redis
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
 from thyme.errors import Disconnected
 from thyme.split.flow_control import Queue
-from thyme.split.relay import endpoint as relay_desk
+from thyme.split.relay import endpoint as relay_endpoint
 from thyme.split.relay import gevent as relay_module
 from thyme.split.relay.gevent import Relay
 from thyme.split.wire import EVENT_BYTES
@@ -222,7 +222,7 @@ def test_who_was_taken_for_dead_by_mistake_hands_over_what_others_have_by_now(se
     first, _ = start(resumed)
     peer = talk(server)
     assert peer.next()["text"] is None
-    server.desk.gone(first.inbox)  # Redis had not seen it for too long
+    server.endpoint.on_process_gone(first.inbox)  # Redis had not seen it for too long
     assert ended.get(timeout=30) == {"type": "websocket.handover"}
     assert peer.next()["text"] == b"n"
     assert still_talks(peer)
@@ -233,8 +233,8 @@ def test_who_was_taken_for_dead_by_mistake_hands_over_what_others_have_by_now(se
 def test_nobody_waits_for_ever_for_the_last_words_of_a_worker_that_stops(
     server, start, monkeypatch
 ):
-    monkeypatch.setattr(relay_desk, "SETTLE_LIMIT", 0.1)
-    monkeypatch.setattr(worker_module, "PART_SECONDS", 30)
+    monkeypatch.setattr(relay_endpoint, "TAKEOVER_SECONDS", 0.1)
+    monkeypatch.setattr(worker_module, "HANDOVER_SECONDS", 30)
     said_all, left = gevent.event.Event(), gevent.event.Event()
 
     def application(scope, receive, send):
@@ -254,7 +254,7 @@ def test_nobody_waits_for_ever_for_the_last_words_of_a_worker_that_stops(
     first.stop()
     assert peer.next()["text"] == "went on with b'n'"
     assert not left.is_set()
-    assert not server.desk._settling
+    assert not server.endpoint.takeovers
     said_all.set()
     leave(peer)
 
@@ -262,7 +262,7 @@ def test_nobody_waits_for_ever_for_the_last_words_of_a_worker_that_stops(
 def test_a_stranger_who_speaks_nonsense_to_a_desk_disturbs_nobody(server, start, caplog):
     start(echo)
     peer = talk(server)
-    stranger, desk = GeventCrossbar(server.url), server.desk.address
+    stranger, endpoint = GeventCrossbar(server.url), server.endpoint.address
     stranger.open()
     run = int(time.time())
     for nonsense in (
@@ -272,9 +272,9 @@ def test_a_stranger_who_speaks_nonsense_to_a_desk_disturbs_nobody(server, start,
         [2, f"{stranger.inbox}!1", run, 0, 1, 0, [[[1], "hello", "x"], [[], "event"]]],
         [2, f"{stranger.inbox}!1", run, 0, 2, 0, [[[99], "taken", None, None]]],
     ):
-        stranger.unicast(Address(desk.inbox, desk.local), nonsense)
+        stranger.unicast(Address(endpoint.inbox, endpoint.local), nonsense)
     assert still_talks(peer)
-    assert "could not" in caplog.text
+    assert "cannot handle an entry" in caplog.text
     leave(peer)
     stranger.close()
 
@@ -282,8 +282,8 @@ def test_a_stranger_who_speaks_nonsense_to_a_desk_disturbs_nobody(server, start,
 def test_a_desk_says_once_that_it_cannot_hold_lifelines(redis_server, server, start, caplog):
     """A worker on another machine, and a relay whose lifelines are on loopback: as if so."""
     start(echo)
-    driver = server.desk.driver
-    driver.listen = lambda host, desk: "127.0.0.1:1"  # where nobody listens
+    driver = server.endpoint.driver
+    driver.accept_lifelines = lambda host, endpoint: "127.0.0.1:1"  # where nobody listens
     for _ in range(2):
         leave(talk(server))
     deadline = time.monotonic() + 30
@@ -302,7 +302,7 @@ def test_a_relay_takes_no_lifelines_any_more_when_its_crossbar_was_closed_by_ano
     start(echo)
     relay = Relay(redis_server.url)
     leave(talk(relay))
-    host, _, port = relay.desk._place.rpartition(":")
+    host, _, port = relay.endpoint.lifeline_place.rpartition(":")
     ends.pop(0).close()
     if how == "closed":
         relay.close()
@@ -318,14 +318,14 @@ def test_whether_a_worker_lives_is_not_asked_while_it_holds_its_lifeline(
 ):
     """A Redis that has just come back empty does not know it, and would have it taken for dead."""
     asked: list[bool] = []
-    monkeypatch.setattr(relay_desk, "HELLO_SECONDS", 0.3)
-    held = server.desk.taken
+    monkeypatch.setattr(relay_endpoint, "HELLO_SECONDS", 0.3)
+    held = server.endpoint.lifelines_in
     monkeypatch.setattr(
-        server.desk, "lifeline_ended", lambda inbox, *_: asked.append(inbox in held)
+        server.endpoint, "lifeline_ended", lambda inbox, *_: asked.append(inbox in held)
     )
     start(echo)
     talker, later = talk(server), gevent.event.Event()
-    server.desk.end.call_later(0.6, later.set)
+    server.endpoint.crossbar.call_later(0.6, later.set)
     assert later.wait(10)
     while not held:
         gevent.sleep(0)

@@ -15,11 +15,11 @@ from thyme.errors import Disconnected, WorkerLost
 from thyme.server.server import Server
 from thyme.server.status import Status
 from thyme.server.stream import Stream
-from thyme.split import wire as relay_messages
+from thyme.split import wire
 from thyme.split.flow_control import WINDOW_EVENTS, Queue
-from thyme.split.relay import connection as relay_half
+from thyme.split.relay import connection as relay_connection
 from thyme.split.relay.gevent import Relay
-from thyme.split.wire import portable
+from thyme.split.wire import encode_scope
 
 
 def hello(scope, receive, send):
@@ -270,28 +270,28 @@ def test_send_raises_some_time_after_the_server_has_gone(server, start):
     ("oldest", "newest", "chosen"), [(2, 2, 2), (2, 3, 2), (1, 2, 2), (3, 4, None), (1, 1, None)]
 )
 def test_the_newest_version_that_both_know_is_spoken(oldest, newest, chosen):
-    assert relay_messages.spoken(oldest, newest) == chosen
+    assert wire.negotiate_version(oldest, newest) == chosen
 
 
 def test_a_relay_of_the_next_release_is_understood(server, start, monkeypatch):
-    monkeypatch.setattr(relay_half, "VERSION", relay_messages.VERSION + 1)
+    monkeypatch.setattr(relay_connection, "VERSION", wire.VERSION + 1)
     start(hello)
     assert Peer(server, HTTP, REQUEST).end()[0]["status"] == 200
 
 
 def test_a_relay_that_speaks_only_other_versions_is_told_so(server, start, monkeypatch, caplog):
     for name in ("VERSION", "OLDEST"):
-        monkeypatch.setattr(relay_half, name, 99)
+        monkeypatch.setattr(relay_connection, name, 99)
     start(hello)
     assert Peer(server, HTTP, REQUEST).end()[0]["status"] == 500
-    assert "speaks version 99" in caplog.text
+    assert "uses protocol version 99" in caplog.text
 
 
 def test_a_relay_of_version_1_is_told_so_in_its_own_words(server, start):
     """That release opened a connection like this, and waited for "end"."""
     start(hello)
     mailbox = server.crossbar.mailbox()
-    scope, sender = portable(HTTP), str(mailbox.address)
+    scope, sender = encode_scope(HTTP), str(mailbox.address)
     opening = {"version": 1, "from": sender, "scope": scope, "events": [REQUEST]}
     server.crossbar.anycast("http", opening)
     answer = mailbox.get()
@@ -310,7 +310,7 @@ def test_a_worker_of_version_1_is_recognised(server, redis_server, caplog):
         old.unicast_soon(address, {"from": mine, "events": [], "end": "failed"})
 
     old.open()
-    old.take("http", take, 10).get()
+    old.consume("http", take, 10).get()
     assert Peer(server, HTTP, REQUEST).end()[0]["status"] == 500
     assert "another release" in caplog.text
     old.close()
@@ -321,7 +321,7 @@ def test_only_what_means_something_elsewhere_crosses():
         "state": {"pool": object()},
         "extensions": {"http.response.pathsend": {}, "websocket.http.response": {}},
     }
-    crossing = portable(scope)
+    crossing = encode_scope(scope)
     assert "state" not in crossing
     assert crossing["extensions"] == {"websocket.http.response": {}}
 
@@ -332,15 +332,15 @@ def test_nothing_is_left_of_a_thousand_connections(server, start):
         peers = [Peer(server, HTTP, REQUEST) for _ in range(100)]
         for peer in peers:
             peer.end()
-    while worker._greenlets:
+    while worker.endpoint.connections:
         gevent.sleep(0)
-    for desk in (server.desk, worker.desk):
-        (link,) = desk.links.values()
+    for endpoint in (server.endpoint, worker.endpoint):
+        (link,) = endpoint.links.values()
         assert not link.connections
-        assert desk.end.router.locals == {desk.address.local}
-        assert desk.end.router.watched == {link.inbox}
-    assert not server.desk._attempts
-    assert not server.desk._pending
+        assert endpoint.crossbar.router.locals == {endpoint.address.local}
+        assert endpoint.crossbar.router.watched == {link.remote_inbox}
+    assert not server.endpoint.assignments
+    assert not server.endpoint.pending
     assert crossbar.router.registration().queues == {"http": 1000, "websocket": 1000}
 
 
@@ -370,7 +370,7 @@ def test_a_connection_waits_so_long_and_no_longer(redis_server, server):
 
 
 def test_only_so_many_wait(redis_server, server):
-    relay = Relay(redis_server.url, http=Queue("nobody", letters=1, seconds=0.5))
+    relay = Relay(redis_server.url, http=Queue("nobody", capacity=1, seconds=0.5))
     peers = [Peer(relay, HTTP, REQUEST) for _ in range(2)]
     assert [peer.end()[0]["status"] for peer in peers] == [503, 503]
 
