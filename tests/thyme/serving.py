@@ -12,6 +12,7 @@ from typing import Any
 
 import gevent
 import h11
+import pytest
 from gevent import socket
 from websockets.client import ClientProtocol
 from websockets.frames import CloseCode, Frame, Opcode
@@ -20,7 +21,9 @@ from websockets.uri import parse_uri
 
 from thyme.asgi import BlockingApplication, Event, Receive, Scope, Send
 from thyme.config import Config
+from thyme.server import server as server_module
 from thyme.server.server import Server
+from thyme.server.stream import plain_socket
 
 DEADLINE = 30  # seconds for anything to happen; much more than it takes
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -36,7 +39,29 @@ def serving(application: BlockingApplication, **settings: Any) -> Iterator[Serve
             yield server
     finally:
         server.stop(0)
-        assert not server._connections
+        assert not server.open_connections
+
+
+class SocketWithSend:
+    """A plain socket whose `send` the test decides: how many bytes it takes, or an error."""
+
+    def __init__(self, real: plain.socket, send: Callable[[plain.socket, bytes], int]) -> None:
+        self._real, self._send = real, send
+
+    def send(self, data: bytes | memoryview) -> int:
+        return self._send(self._real, bytes(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def let_servers_send_by(
+    monkeypatch: pytest.MonkeyPatch, send: Callable[[plain.socket, bytes], int]
+) -> None:
+    """Give the sockets of all servers `send` in place of their own."""
+    monkeypatch.setattr(
+        server_module, "plain_socket", lambda accepted: SocketWithSend(plain_socket(accepted), send)
+    )
 
 
 def eventually(condition: Callable[[], Any]) -> None:

@@ -1,16 +1,20 @@
 """HTTP/1.1 responses: ASGI's http.response.* events in, bytes out. No I/O.
 
-Decided here: the framing (Content-Length, chunked, or the end of the connection), the fields that
-are the server's own business (Connection, Date, Server, Transfer-Encoding), whether the connection
-can be used again, and that what an application sends can be carried at all: a wrong order, a wrong
-type or a header that would smuggle is an `ApplicationError`, and not a byte of it is sent.
+`Response` decides the framing (Content-Length, chunked, or the end of the connection), adds the
+fields that are the server's own (Connection, Date, Server, Transfer-Encoding), decides whether the
+connection can be reused, and checks everything that an application sends: an event out of order, a
+wrong type, or a header that could split a response is an `ApplicationError`, and no byte of it is
+sent. When bytes are written is left to `server/http_cycle.py`.
 
-The head is held back until the first piece of body, as ASGI demands, so that a short answer is one
-write and its length is known.
+The head is held back until the first piece of the body, as ASGI requires, so that a short response
+is one write and its length is known.
+
+Several functions here are cached (status line, Date, lengths, names), and `_encode_start` handles
+the usual field in one branch: the bench case `raw-page` pays for both.
 
 Sources: RFC 9110, RFC 9112; https://asgi.readthedocs.io/en/latest/specs/www.html, "Response
-Start", "Response Body"; extensions "HTTP Trailers". Read next: `server/connection.py`, where they
-meet.
+Start", "Response Body"; extensions "HTTP Trailers", "Early Hints". Read next:
+`server/http_cycle.py`, which writes these bytes; `protocol/websocket.py`, what may follow HTTP.
 """
 
 from __future__ import annotations
@@ -21,42 +25,42 @@ from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
+from thyme.asgi import Event
 from thyme.errors import ApplicationError
-from thyme.protocol.head_rules import OWS, Refusal
+from thyme.protocol.head_rules import OWS
+from thyme.protocol.http import Header, Refusal
 
-Event = dict[str, Any]
 Body = bytes | bytearray | memoryview
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
 
-NAMES_REMEMBERED = 1024
-"""Distinct field names that are checked once only; applications use a few dozen."""
+CACHED_NAMES = 1024
+"""Distinct field names whose check is cached; applications use a few dozen."""
 
-LENGTHS_REMEMBERED = 1024
-"""Distinct lengths of bodies; a site's usual pages and answers."""
+CACHED_LENGTHS = 1024
+"""Distinct body lengths whose field is cached: those of a site's usual responses."""
 
-_NUL, _LF, _CR = b"\0\n\r"  # as numbers: to look for them is three times as fast
+_NUL, _LF, _CR = b"\0\n\r"  # integers: `in` finds them three times as fast as bytes
 
 NO_CONTENT, RESET_CONTENT, NOT_MODIFIED = 204, 205, 304
 # RFC 9110 15.3.5, 15.4.5: such a response "is terminated by the end of the header section".
 _WITHOUT_CONTENT: Final = frozenset({NO_CONTENT, RESET_CONTENT, NOT_MODIFIED})
 
 # Fields that the server reads, replaces or drops.
-_OURS: Final = frozenset(
+_SERVER_FIELDS: Final = frozenset(
     {b"connection", b"content-length", b"date", b"server", b"transfer-encoding"}
 )
 
-# What the application has to send next.
+# The type of the event that the application has to send next.
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
 HINT: Final = "http.response.early_hint"
 TRAILERS: Final = "http.response.trailers"
 NOTHING: Final = "nothing more: the response is complete"
-
 
 # How the peer learns where the body ends (RFC 9112 6.3).
 _LENGTH: Final = "Content-Length"
@@ -66,20 +70,19 @@ _NONE: Final = "there is no body to send"
 
 
 class Response:
-    """Encodes the events of one response. `encode()` each; then look at the attributes.
+    """Encodes the events of one response: a `ResponseEncoder` (see `protocol/http.py`).
 
-    `begun`: bytes were given out, so no other response can take its place. `complete`: nothing
-    may follow. `status`: as the application gave it, 0 before. `keep_alive`: the connection can be
-    used again; may be set to False until `begun`.
+    `keep_alive`: as the request allows it; the response, and the caller, can only withdraw it.
     """
 
-    # One is made per request: what is usual is set once, here.
+    # Class attributes hold the initial state, because one object is made per request and
+    # most of them never change: bench case `raw-page`.
     begun = False
     complete = False
-    _awaited: str = START
+    _expected: str = START
     _framing: str = _NONE
     _length: int | None = None
-    _missing = 0
+    _remaining = 0
     status = 0
     _has_trailers = False
     _has_date = False
@@ -95,51 +98,55 @@ class Response:
         self._lines: list[bytes] = []
 
     def encode(self, event: Event) -> bytes:
-        """The bytes that carry `event`, perhaps none yet.
+        """Return the bytes that carry `event`; none while the head is held back.
 
-        Raises `ApplicationError` when HTTP or ASGI does not allow it here.
+        Raises `ApplicationError` if HTTP or ASGI does not allow it here.
         """
         kind = event["type"]
-        if kind != self._awaited:
-            raise ApplicationError(f"got {kind!r}, expected {self._awaited!r}")
+        if kind != self._expected:
+            raise ApplicationError(f"got {kind!r}, expected {self._expected!r}")
         if kind == BODY:
-            return self._body(event)
-        return self._start(event) if kind == START else self._trailers(event)
+            return self._encode_body(event)
+        return self._encode_start(event) if kind == START else self._encode_trailers(event)
 
-    def hint(self, event: Event) -> bytes:
-        """The interim response that carries `http.response.early_hint` (RFC 8297: 103).
+    def encode_hint(self, event: Event) -> bytes:
+        """Return the interim response that carries http.response.early_hint (RFC 8297: 103).
 
-        Raises `ApplicationError` when the response has begun or a link cannot be a field's value.
+        Raises `ApplicationError` if the response has begun or a link cannot be a field value.
         """
-        if self._awaited is not START:
-            raise ApplicationError(f"got {HINT!r}, expected {self._awaited!r}")
-        fields = checked([(b"link", link) for link in event.get("links", ())])
+        if self._expected is not START:
+            raise ApplicationError(f"got {HINT!r}, expected {self._expected!r}")
+        fields = validated_headers([(b"link", link) for link in event.get("links", ())])
         if self._http_version != "1.1":
             # RFC 9110 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client."
             return b""
         lines = [b"%b: %b\r\n" % field for field in fields]
         return b"".join([b"HTTP/1.1 103 Early Hints\r\n", *lines, b"\r\n"])
 
+    def encode_continue(self) -> bytes:
+        """Return the interim response 100 Continue (RFC 9110 15.2.1)."""
+        return CONTINUE
+
     def expect_length(self, length: int) -> None:
-        """The body will be `length` bytes: what is sent without being told by the application."""
-        if self._awaited is BODY and not self.begun and self._length is None:
+        """Announce a body of `length` bytes, unless the application has given the length."""
+        if self._expected is BODY and not self.begun and self._length is None:
             self._length = length
 
     # The head.
 
-    def _start(self, event: Event) -> bytes:
+    def _encode_start(self, event: Event) -> bytes:
         status = event["status"]
-        # 1xx are interim responses (RFC 9110 15.2): they are the server's.
+        # RFC 9110 15.2: 1xx are interim responses, which only the server sends.
         if not isinstance(status, int) or not 200 <= status <= 999:
             raise ApplicationError(f"got status {status!r}, expected an int from 200 to 999")
         lines = [_status_line(status)]
         try:
             for name, value in event.get("headers", ()):
                 name = _field_name(name)
-                if name in _OURS and not self._accept(name, value):
+                if name in _SERVER_FIELDS and not self._note_server_field(name, value):
                     continue
                 if _LF in value or _CR in value or _NUL in value:
-                    raise _dangerous(name, value)
+                    raise _bad_value(name, value)
                 lines += name, b": ", value, b"\r\n"
         except (TypeError, ValueError, AttributeError) as error:
             raise ApplicationError(f"headers: expected pairs of bytes: {error}") from error
@@ -147,11 +154,11 @@ class Response:
         self.status = status
         if event.get("trailers"):
             self._has_trailers = True
-        self._awaited = BODY
+        self._expected = BODY
         return b""
 
-    def _accept(self, name: bytes, value: bytes) -> bool:
-        """Note a field that concerns us; whether to send it as it is."""
+    def _note_server_field(self, name: bytes, value: bytes) -> bool:
+        """Note a field that concerns the server; return True if it is to be sent as it is."""
         if name == b"date":
             self._has_date = True
             return True
@@ -204,29 +211,29 @@ class Response:
 
     # The body.
 
-    def _body(self, event: Event) -> bytes:
+    def _encode_body(self, event: Event) -> bytes:
         body = event.get("body", b"")
         if not isinstance(body, (bytes, bytearray, memoryview)):
             raise ApplicationError(f"got a body of type {type(body).__name__}, expected bytes")
         more = bool(event.get("more_body", False))
         if self.begun:
-            data = self._framed(body, more)
+            data = self._frame_body(body, more)
         else:
             self._framing = self._choose_framing(body, more)
-            self._missing = self._length or 0
-            content = self._framed(body, more)
+            self._remaining = self._length or 0
+            content = self._frame_body(body, more)
             lines = self._finish_head()
             lines.append(content)
             data = b"".join(lines)
             self.begun = True
         if not more:
-            self._awaited = TRAILERS if self._has_trailers else NOTHING
+            self._expected = TRAILERS if self._has_trailers else NOTHING
             self.complete = not self._has_trailers
         return data
 
-    def _framed(self, body: Body, more: bool) -> bytes:
+    def _frame_body(self, body: Body, more: bool) -> bytes:
         if self._framing is _LENGTH:
-            return self._measured(body, more)
+            return self._count_body(body, more)
         if self._framing is _NONE:
             return b""
         if self._framing is _CLOSE:
@@ -237,43 +244,48 @@ class Response:
             return chunk
         return chunk + (b"0\r\n" if self._has_trailers else b"0\r\n\r\n")
 
-    def _measured(self, body: Body, more: bool) -> bytes:
-        # RFC 9112 6.3: the peer would take what is over for the next response, and wait for what
-        # is missing.
-        self._missing -= len(body)
-        if self._missing < 0:
-            raise ApplicationError(f"the body is {-self._missing} bytes over its content-length")
-        if self._missing and not more:
-            raise ApplicationError(f"the body is {self._missing} bytes short of its content-length")
+    def _count_body(self, body: Body, more: bool) -> bytes:
+        # RFC 9112 6.3: the peer would read surplus bytes as the next response, and wait for
+        # missing ones.
+        self._remaining -= len(body)
+        if self._remaining < 0:
+            raise ApplicationError(
+                f"the body is {-self._remaining} bytes longer than its content-length"
+            )
+        if self._remaining and not more:
+            raise ApplicationError(
+                f"the body is {self._remaining} bytes shorter than its content-length"
+            )
         return body if type(body) is bytes else bytes(body)
 
-    def _trailers(self, event: Event) -> bytes:
-        fields = checked(event.get("headers", ()))
+    def _encode_trailers(self, event: Event) -> bytes:
+        fields = validated_headers(event.get("headers", ()))
         for name, _ in fields:
-            # RFC 9110 6.5.1: no trailers for framing, routing and the like.
-            if name in _OURS:
+            # RFC 9110 6.5.1: no trailers for framing, routing, and the like.
+            if name in _SERVER_FIELDS:
                 raise ApplicationError(f"{name!r} cannot be a trailer")
         more = bool(event.get("more_trailers", False))
         self.complete = not more
-        self._awaited = TRAILERS if more else NOTHING
+        self._expected = TRAILERS if more else NOTHING
         if self._framing is not _CHUNKED:
-            return b""  # RFC 9110 6.5: only some framings have a place for trailers
+            return b""  # RFC 9110 6.5: only chunked messages can carry trailers
         return b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n" * (not more)
 
 
-def refusal_response(refusal: Refusal, server_header: str, *fields: tuple[bytes, bytes]) -> bytes:
-    """A whole response that says no, in plain text, and ends the connection."""
+def refusal_response(refusal: Refusal, server_header: str) -> bytes:
+    """Return the whole response to a request that is refused: plain text; ends the connection."""
     text = f"{refusal.status} {_phrase(refusal.status)}: {refusal.reason}\n".encode()
     response = Response("GET", "1.1", keep_alive=False, server_header=server_header)
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *fields]
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *refusal.headers]
     response.encode({"type": START, "status": refusal.status, "headers": headers})
     return response.encode({"type": BODY, "body": text})
 
 
-def checked(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """`headers` of an application, with lower-case names.
+def validated_headers(headers: Iterable[Header]) -> list[Header]:
+    """Return the `headers` of an application, with lower-case names.
 
-    Raises `ApplicationError` for what is no header, or more than one.
+    Raises `ApplicationError` for a name that is no token, and for a value that is not bytes or
+    could split the header.
     """
     fields = []
     for name, value in headers:
@@ -281,25 +293,25 @@ def checked(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
         if not isinstance(value, bytes):
             raise ApplicationError(f"{name!r}: got {type(value).__name__}, expected bytes")
         if _LF in value or _CR in value or _NUL in value:
-            raise _dangerous(name, value)
+            raise _bad_value(name, value)
         fields.append((name, value))
     return fields
 
 
-def _dangerous(name: bytes, value: bytes) -> ApplicationError:
+def _bad_value(name: bytes, value: bytes) -> ApplicationError:
     # RFC 9110 5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous,
     # due to the varying ways that implementations might parse and interpret those characters".
-    # It is not repeated: the error is logged, and a value may be confidential.
+    # The message does not contain the value: it is logged, and the value may be confidential.
     return ApplicationError(
-        f"{name!r}: a value has no CR, LF or NUL; got {len(value)} bytes with one"
+        f"{name!r}: got a value of {len(value)} bytes with CR, LF or NUL, which is not allowed"
     )
 
 
-@lru_cache(NAMES_REMEMBERED)
+@lru_cache(CACHED_NAMES)
 def _field_name(name: bytes) -> bytes:
     # RFC 9110 5.1: a field name is a token, and case-insensitive; ASGI has them in lower case.
     if not isinstance(name, bytes) or _TOKEN.fullmatch(name) is None:
-        raise ApplicationError(f"got {name!r}, expected a header name: a token, as bytes")
+        raise ApplicationError(f"got header name {name!r}, expected a token, as bytes")
     return name.lower()
 
 
@@ -312,21 +324,21 @@ def _phrase(status: int) -> str:
 
 @lru_cache
 def _status_line(status: int) -> bytes:
-    # RFC 9112 4: status-line = HTTP-version SP status-code SP [ reason-phrase ]; RFC 9110 2.5:
-    # the version is the server's own, also to an HTTP/1.0 peer.
+    # RFC 9112 4: status-line = HTTP-version SP status-code SP [ reason-phrase ]. RFC 9110 2.5:
+    # the version is the server's own, also in a response to an HTTP/1.0 peer.
     return b"HTTP/1.1 %d %b\r\n" % (status, _phrase(status).encode("ascii"))
 
 
 @lru_cache(maxsize=4)
 def _last_lines(second: int, server_header: str) -> bytes:
-    """Date, of this second since the epoch (0: none), Server, and the empty line behind a head."""
+    """Return Date (of `second` since the epoch; 0: none), Server, and the empty line of a head."""
     # RFC 9110 6.6.1: "An origin server with a clock MUST generate a Date header field in all 2xx,
-    # 3xx, and 4xx responses". Made once a second, when somebody asks.
+    # 3xx, and 4xx responses". Formatted at most once a second.
     date = f"date: {formatdate(second, usegmt=True)}\r\n" if second else ""
     server = f"server: {server_header}\r\n" if server_header else ""
     return f"{date}{server}\r\n".encode("ascii")
 
 
-@lru_cache(LENGTHS_REMEMBERED)
+@lru_cache(CACHED_LENGTHS)
 def _length_field(length: int) -> bytes:
     return b"content-length: %d\r\n" % length

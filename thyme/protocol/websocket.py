@@ -1,25 +1,29 @@
 """WebSocket: bytes and ASGI's websocket.* events, both ways. No I/O.
 
-Control frames, fragments, the closing handshake and permessage-deflate are the `websockets`
-library's (its sans-I/O `ServerProtocol`); the plain frames that most messages are,
-`protocol/frames.py`'s. Decided here: what makes a handshake good, how ASGI's events map to frames,
-that texts are UTF-8, and which code an ending has.
+    receive_data(bytes), receive_eof()      then take from `events`, and write `data_to_send()`
+    receive_data(b"")                       the same, when `events` is empty and `has_more`
+                                            (these three return the number of frames that were read)
+    accept(), send(), close()               then write `data_to_send()`
 
-    receive_data(bytes), receive_eof()      then take from `events`, and send `data_to_send()`
-    receive_data(b"")                       the same, when all is taken and `holds` says so
-                                            (these return how many frames were read)
-    accept(), send(), close()               then send `data_to_send()`
+Two implementations share the work. Plain frames, which most messages are, are read and written by
+`protocol/frames.py`. Everything else (control frames, fragments, the closing handshake,
+permessage-deflate, violations) goes to the `websockets` library, its sans-I/O `ServerProtocol`. The
+library is given one frame at a time and no byte beyond its end, so both always agree on where the
+next frame begins.
+
+Decided here: which handshakes are valid, how ASGI's events map to frames, that texts are UTF-8, and
+which close code an ending has. When to read and what an application may send is left to
+`server/websocket_cycle.py`.
 
 Sources: RFC 6455, RFC 7692; https://asgi.readthedocs.io/en/latest/specs/www.html, "WebSocket".
-Taught in notebooks/04_websocket.ipynb. Read next: `server/websocket_cycle.py`, which brings the
-bytes.
+Taught in notebooks/04_websocket.ipynb. Read next: `server/websocket_cycle.py`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Any, Final
+from typing import Final
 
 from websockets.exceptions import ProtocolError
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
@@ -31,24 +35,22 @@ from websockets.typing import Subprotocol
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # no compiler where it was installed
+except ImportError:  # installed without its C extension
     from websockets.utils import apply_mask
 
+from thyme.asgi import Event
 from thyme.config import WORK_PER_TURN, Config
 from thyme.errors import ApplicationError
 from thyme.protocol.close_codes import CloseCode
-from thyme.protocol.frames import FIN_BINARY, FIN_TEXT, framed, head_at
-from thyme.protocol.head_rules import Refusal
-from thyme.protocol.http11 import Request
-from thyme.protocol.response import checked
-
-Event = dict[str, Any]
+from thyme.protocol.frames import FIN_BINARY, FIN_TEXT, encode_frame, parse_head
+from thyme.protocol.http import Refusal, Request
+from thyme.protocol.response import validated_headers
 
 VERSION = b"13"  # RFC 6455 4.1
 
 _LOGGER = logging.getLogger("thyme.websocket.protocol")
 
-# The fields that decide about the handshake (RFC 6455 4.2.1); the others are the application's.
+# The fields of the handshake itself (RFC 6455 4.2.1); all others are the application's.
 _HANDSHAKE_FIELDS: Final = frozenset(
     {
         b"host",
@@ -60,8 +62,8 @@ _HANDSHAKE_FIELDS: Final = frozenset(
     }
 )
 
-# Each message is compressed by itself: nothing is kept between messages, so an idle connection
-# costs nothing (a kept window costs some 64 KiB), and no secret is in the window of the next.
+# Each message is compressed separately ("no context takeover"): an idle connection keeps no window
+# (which would cost some 64 KiB), and no message can reveal what was in the one before.
 _DEFLATE: Final = [
     ServerPerMessageDeflateFactory(
         server_no_context_takeover=True,
@@ -73,27 +75,29 @@ _DEFLATE: Final = [
 
 
 class WebSocket:
-    """One conversation, without its socket.
+    """One WebSocket, without its socket.
 
-    `refusal`: the handshake is no good; answer with it and do nothing else. `events`: what the
-    application is to receive. `ended`: websocket.disconnect is among them, or was. `opening`: the
-    application has neither accepted nor refused yet. `open`: messages can be sent. `closing`: a
-    close frame was sent, and the peer has nothing to send but its answer.
+    `refusal`: the handshake is invalid; send this and do nothing else. `events`: what the
+    application is to receive. The state, in the order in which it changes:
+
+    `opening`: the application has neither accepted nor refused yet. `open`: messages can be sent.
+    `closing`: a close frame was sent, and the peer has nothing to send but its own. `ended`:
+    websocket.disconnect is, or was, among `events`.
     """
 
     __slots__ = (
         "_accepted",
         "_fragments",
+        "_library_bytes",
         "_max_size",
-        "_owed",
         "_protocol",
         "_response",
-        "_rest",
         "_text",
+        "_unread",
         "closing",
         "ended",
         "events",
-        "holds",
+        "has_more",
         "messages_received",
         "messages_sent",
         "open",
@@ -104,12 +108,12 @@ class WebSocket:
 
     def __init__(self, request: Request, config: Config) -> None:
         self.events: deque[Event] = deque()
-        self.ended = self.holds = False
+        self.ended = self.has_more = False
         self.messages_received = self.messages_sent = 0
         self._fragments: list[bytes] | None = None
         self._max_size = config.message_bytes
-        self._owed = 0  # bytes that the library needs to the end of the frame that it reads
-        self._rest = b""  # of a frame's head, or frames that wait for their turn
+        self._library_bytes = 0  # to the end of the frame that the library is reading
+        self._unread = b""  # an incomplete head, or frames for the next receive_data(b"")
         self._text = False
         self._accepted = False
         self._protocol = _Protocol(
@@ -117,14 +121,18 @@ class WebSocket:
             max_size=config.message_bytes,
             logger=_LOGGER,
         )
+        # The library's own list of what is to be written. It is shared, so that plain frames and
+        # those of the library go out in the order in which they were made.
         self.writes: list[bytes] = self._protocol.writes
-        """What is to be written: see `data_to_send()`."""
         self._response: HandshakeResponse | None = None
         self.refusal = self._read_handshake(request)
-        self._look()
+        self._update_state()
 
-    def _look(self) -> None:
-        """Note the state, after what may have changed it."""
+    def _update_state(self) -> None:
+        """Derive the state from the library's, after everything that may have changed it.
+
+        Attributes instead of properties: `open` is read for every message (bench case `raw-echo`).
+        """
         state = self._protocol.state
         self.opening = state is State.CONNECTING and not self.ended
         self.open = state is State.OPEN and not self.ended
@@ -137,7 +145,9 @@ class WebSocket:
         # a Sec-WebSocket-Version header field containing all versions it is willing to use."
         versions = [value for name, value in request.headers if name == b"sec-websocket-version"]
         if len(versions) == 1 and versions[0] != VERSION:
-            return Refusal(426, "the version of WebSocket spoken here is 13")
+            # RFC 9110 15.5.22: 426 "MUST send an Upgrade header field".
+            fields = ((b"sec-websocket-version", VERSION), (b"upgrade", b"websocket"))
+            return Refusal(426, "WebSocket version not supported; use 13", fields)
         lines = [
             b"%b: %b\r\n" % field for field in request.headers if field[0] in _HANDSHAKE_FIELDS
         ]
@@ -145,91 +155,97 @@ class WebSocket:
         protocol.receive_data(b"GET / HTTP/1.1\r\n" + b"".join(lines) + b"\r\n")
         received = protocol.events_received()
         if not received:
-            return Refusal(400, "the handshake is not RFC 6455's")
+            return Refusal(400, "malformed WebSocket handshake")
         self._response = protocol.accept(received[0])  # type: ignore[arg-type]
-        received[0].headers.clear()  # type: ignore[union-attr]  # the library would keep them
+        received[0].headers.clear()  # type: ignore[union-attr]  # else the library keeps them
         if protocol.handshake_exc is not None:
             return Refusal(self._response.status_code, str(protocol.handshake_exc))
         return None
 
     @property
-    def peer_sends(self) -> bool:
-        """Whether the peer may still send: after its close frame it does not (RFC 6455 5.5.1)."""
+    def peer_may_send(self) -> bool:
+        """True from the acceptance to the peer's close frame, its last one (RFC 6455 5.5.1)."""
         return self._accepted and self._protocol.close_rcvd is None
 
     def accept(self, event: Event) -> None:
-        """Take `websocket.accept`: the subprotocol the application chose, and its headers."""
+        """Accept the handshake, with the subprotocol and the headers of `websocket.accept`."""
         response = self._response
         if not self.opening or response is None:
-            raise ApplicationError("got 'websocket.accept', but the handshake is over")
-        headers = checked(event.get("headers", ()))
+            raise ApplicationError("got 'websocket.accept', but the opening handshake is over")
+        headers = validated_headers(event.get("headers", ()))
         for name, value in headers:
-            # ASGI: "Sec-WebSocket-Protocol must be sent as subprotocol"; the rest is ours.
+            # ASGI passes the subprotocol separately; the other fields are the server's.
             if name.startswith(b"sec-websocket-") or name in (b"upgrade", b"connection"):
-                raise ApplicationError(f"{name!r} is the server's, not the application's")
+                raise ApplicationError(f"got header {name!r}, which only the server may set")
             response.headers[name.decode("ascii")] = value.decode("latin-1")
         subprotocol = event.get("subprotocol")
         if subprotocol is not None:
-            (chosen,) = checked([(b"sec-websocket-protocol", subprotocol.encode("ascii"))])
+            (chosen,) = validated_headers(
+                [(b"sec-websocket-protocol", subprotocol.encode("ascii"))]
+            )
             response.headers["Sec-WebSocket-Protocol"] = chosen[1].decode("ascii")
             self._protocol.subprotocol = Subprotocol(subprotocol)
         self._accepted = True
         self._protocol.send_response(response)
-        self._look()
-        self._response = None  # it may live long, and is done with
+        self._update_state()
+        self._response = None  # frees its memory: a WebSocket may live long
 
-    def refused(self) -> None:
-        """The handshake was answered with plain HTTP: there will be no WebSocket."""
+    def refuse(self) -> None:
+        """End without a WebSocket: the handshake is answered with plain HTTP."""
         self._end(CloseCode.ABNORMAL, "")
 
     # From the peer.
 
     def receive_data(self, data: bytes) -> int:
-        """Take bytes, and read the frames of a turn at most; then `holds`: there may be more."""
-        if self._rest:
-            data, self._rest = self._rest + data, b""
-        self.holds = False
+        """Take bytes; read at most `WORK_PER_TURN` frames. `has_more`: call again with b"".
+
+        Returns the number of frames that were read.
+        """
+        if self._unread:
+            data, self._unread = self._unread + data, b""
+        self.has_more = False
         start, end, frames = 0, len(data), 0
         while start < end and not self.ended:
-            if self._owed:
-                piece = data[start : start + self._owed]
-                self._owed -= len(piece)
+            if self._library_bytes:
+                piece = data[start : start + self._library_bytes]
+                self._library_bytes -= len(piece)
                 start += len(piece)
-                self._pass_on(piece)
+                self._feed_library(piece)
                 continue
             if frames == WORK_PER_TURN:
-                self._rest, self.holds = data[start:], True
+                self._unread, self.has_more = data[start:], True
                 break
-            head = head_at(data, start)
+            head = parse_head(data, start)
             if head is None:
-                self._rest = data[start:]
+                self._unread = data[start:]
                 break
             payload = start + head[0]
             after = payload + head[1]
-            if after <= end and head[1] <= self._max_size and self._is_plain(data, start):
+            if after <= end and head[1] <= self._max_size and self._is_plain_message(data, start):
                 unmasked = apply_mask(data[payload:after], data[payload - 4 : payload])
                 self._receive_message(data[start] == FIN_TEXT, unmasked)
                 start = after
             elif self.events and self.open:
-                # The frame may end the conversation: what came before it is answered first.
-                self._rest, self.holds = data[start:], True
+                # It is not a plain frame, so it may end the WebSocket: deliver what came before it
+                # first, while the application can still answer.
+                self._unread, self.has_more = data[start:], True
                 break
             else:
-                self._owed = after - start
+                self._library_bytes = after - start
             frames += 1
         return frames
 
-    def _is_plain(self, data: bytes, start: int) -> bool:
-        """Whether the frame at `start` is a message: in one piece, uncompressed, at its place."""
+    def _is_plain_message(self, data: bytes, start: int) -> bool:
+        """Return True if the frame at `start` is a whole and plain message that may come now."""
         return (
             data[start] in (FIN_TEXT, FIN_BINARY)
-            and data[start + 1] >= 0x80  # RFC 6455 5.1: the library fails what is not masked
+            and data[start + 1] >= 0x80  # RFC 6455 5.1: masked; else the library fails it
             and self._fragments is None
             and self.open
         )
 
-    def _pass_on(self, data: bytes) -> None:
-        """Let the library read bytes of one frame."""
+    def _feed_library(self, data: bytes) -> None:
+        """Give the library bytes of one frame, and take what it makes of them."""
         protocol = self._protocol
         protocol.receive_data(data)
         for frame in protocol.events_received():
@@ -237,11 +253,12 @@ class WebSocket:
                 self._receive_frame(frame)  # type: ignore[arg-type]
         if protocol.parser_exc is not None:
             self._end(_sent_code(protocol), str(protocol.parser_exc))
-        self._look()
+        self._update_state()
 
     def receive_eof(self) -> int:
-        """The peer sends no more; without a close frame before, this is an abnormal end."""
+        """Note that the peer sends no more; without a close frame, that is an abnormal end."""
         self._protocol.receive_eof()
+        # RFC 6455 7.1.5: "_The WebSocket Connection Close Code_ is considered to be 1006".
         self._end(CloseCode.ABNORMAL, "")
         return 0
 
@@ -274,7 +291,7 @@ class WebSocket:
         except UnicodeDecodeError as error:
             # RFC 6455 8.1: "that endpoint MUST _Fail the WebSocket Connection_"; 7.4.1: 1007.
             self._protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
-            self._end(CloseCode.INVALID_DATA, "a text is not UTF-8")
+            self._end(CloseCode.INVALID_DATA, "a text message is not UTF-8")
         else:
             self.events.append({"type": "websocket.receive", "bytes": None, "text": decoded})
 
@@ -284,51 +301,53 @@ class WebSocket:
             self.events.append(
                 {"type": "websocket.disconnect", "code": int(code), "reason": reason}
             )
-        self._look()
+        self._update_state()
 
     # From the application.
 
     def send(self, event: Event) -> None:
-        """Take `websocket.send`: a text or bytes."""
+        """Send the text or the bytes of `websocket.send`."""
         text, data = event.get("text"), event.get("bytes")
         protocol = self._protocol
         plain = self.open and not protocol.extensions
         if isinstance(text, str):
             if plain:
-                self.writes.append(framed(FIN_TEXT, text.encode()))
+                self.writes.append(encode_frame(FIN_TEXT, text.encode()))
             else:
                 protocol.send_text(text.encode())
         elif isinstance(data, (bytes, bytearray, memoryview)):
             if plain:
-                self.writes.append(framed(FIN_BINARY, bytes(data)))
+                self.writes.append(encode_frame(FIN_BINARY, bytes(data)))
             else:
                 protocol.send_binary(data)
         else:
-            raise ApplicationError("websocket.send: expected 'text' as str or 'bytes' as bytes")
+            raise ApplicationError(
+                "got a 'websocket.send' without content, expected 'text' as str or 'bytes' as bytes"
+            )
         self.messages_sent += 1
 
     def close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake; no matter if it has begun."""
+        """Start the closing handshake. Idempotent."""
         if self._protocol.state is State.OPEN:
             try:
                 self._protocol.send_close(code, reason)
             except ProtocolError as error:
-                raise ApplicationError(f"websocket.close: code {code}: {error}") from error
-            self._look()
+                raise ApplicationError(f"cannot close with code {code}: {error}") from error
+            self._update_state()
 
     def ping(self) -> None:
-        """Ask the peer for a sign of life (RFC 6455 5.5.2)."""
+        """Send a ping (RFC 6455 5.5.2). No-op unless open."""
         if self._protocol.state is State.OPEN:
             self._protocol.send_ping(b"")
 
     def fail(self, code: int, reason: str) -> None:
-        """Give the peer up: close with `code`, and tell the application the same."""
+        """Fail the WebSocket: close with `code`, and disconnect the application with the same."""
         if self._protocol.state is State.OPEN:
             self._protocol.fail(code, reason)
         self._end(code, reason)
 
     def data_to_send(self) -> bytes:
-        """What is to be written now, as one piece."""
+        """Return what is to be written now, and forget it."""
         writes = self.writes
         if len(writes) == 1:
             return writes.pop()
@@ -338,7 +357,7 @@ class WebSocket:
 
 
 class _Protocol(ServerProtocol):
-    """The library's, but a close frame may come between the fragments of a message.
+    """The library's protocol, which also accepts a close frame between fragments.
 
     RFC 6455 5.4: "Control frames MAY be injected in the middle of a fragmented message."
     """

@@ -1,8 +1,13 @@
-"""One accepted connection: request after request, in one greenlet, which also runs the application.
+"""One accepted connection: one request after the other, in the greenlet that runs the application.
 
-Decided here: what comes next on the socket (a request, a WebSocket, a refusal, the end), how long
-a head may take, and what stopping means for a connection in each of its states. How a request or
-a WebSocket is lived through is `server/http_cycle.py`'s and `server/websocket_cycle.py`'s matter.
+Decided here: what comes next on the socket (a request, a WebSocket, a refusal, the end), how long a
+head may take, and what shutting down means for a connection in each of its states. A request is
+served by `server/http_cycle.py`, a WebSocket by `server/websocket_cycle.py`.
+
+Which HTTP protocol is spoken is decided in `choose_protocol()`, and nowhere else.
+
+Sources: RFC 9112 9 (connection management), RFC 9110 15.5.9 (408).
+Read next: `server/http_cycle.py`; `server/stream.py`, the bytes; `protocol/http.py`, the seam.
 """
 
 from __future__ import annotations
@@ -14,198 +19,215 @@ from gevent import Timeout, sleep
 
 from thyme.asgi import Application
 from thyme.config import HEAD_READ_BYTES, Config
-from thyme.errors import Disconnected, ReadCancelled
-from thyme.protocol.head_rules import Refusal
-from thyme.protocol.http11 import ParserEvent, Request, RequestParser
-from thyme.protocol.response import refusal_response
-from thyme.protocol.scope import Place, http_scope, websocket_scope
+from thyme.errors import ReadCancelled
+from thyme.protocol.http import HTTPEvent, HTTPProtocol, Refusal, Request
+from thyme.protocol.http11 import HTTP11
+from thyme.protocol.scope import ConnectionInfo, http_scope, websocket_scope
 from thyme.server.access_log import AccessLog, AccessLogRecord
 from thyme.server.http_cycle import HTTPCycle
 from thyme.server.metrics import Tally
 from thyme.server.proxies import Proxies
+from thyme.server.refusals import head_timed_out, send_refusal
 from thyme.server.stream import Stream
-from thyme.server.websocket_cycle import Conversation
+from thyme.server.websocket_cycle import WebSocketCycle
 
 NEWCOMER_SECONDS = 0.5
-"""For the first request of a new connection when the server stops: its peer is about to send it."""
+"""At shutdown, for the first request of a new connection: its peer is about to send it."""
 
 SERVER_ERROR = 500  # RFC 9110 15.6
 
 _LOGGER = logging.getLogger("thyme.server")
 
 
-class Connection:
-    """Call `run()` in the greenlet of the connection; `stop()` may come from any other."""
+def choose_protocol(config: Config) -> HTTPProtocol:
+    """Return the HTTP protocol of a new connection, after its TLS handshake: HTTP/1.1.
+
+    A second protocol would be chosen here: see `protocol/http.py`.
+    """
+    return HTTP11(config)
+
+
+class HTTPConnection:
+    """Call `run()` in the greenlet of the connection; `stop()` may be called from any other."""
 
     __slots__ = (
         "_access_log",
         "_application",
         "_config",
-        "_conversation",
-        "_exchange",
-        "_parser",
-        "_peer_sends",
-        "_place",
+        "_counters",
+        "_cycle",
+        "_info",
+        "_linger_due",
+        "_protocol",
         "_proxies",
         "_stopping",
-        "_tally",
+        "_websocket",
         "stream",
     )
 
     def __init__(
         self,
         stream: Stream,
-        place: Place,
+        info: ConnectionInfo,
         application: Application,
         config: Config,
-        tally: Tally,
+        counters: Tally,
         *,
         access_log: AccessLog | None = None,
         proxies: Proxies | None = None,
     ) -> None:
         self.stream = stream
-        self._tally = tally
+        self._counters = counters
         self._access_log = access_log
         self._proxies = proxies
-        self._place = place
+        self._info = info
         self._application = application
         self._config = config
-        self._parser = RequestParser(config)
-        self._exchange: HTTPCycle | None = None
-        self._conversation: Conversation | None = None
+        self._cycle: HTTPCycle | None = None
+        self._websocket: WebSocketCycle | None = None
         self._stopping = False
-        self._peer_sends = False  # more than we have read, perhaps: it must not miss our last word
+        self._linger_due = False  # the peer may still be sending: see `Stream.linger`
 
     def run(self) -> None:
-        """Serve the peer until one side has had enough. Closes the socket."""
+        """Serve requests until the connection closes."""
         try:
+            self._protocol = choose_protocol(self._config)
             while self._serve_next():
                 pass
             self.stream.flush_coalesced()
-            if self._peer_sends and not self.stream.ended:
+            if self._linger_due and not self.stream.ended:
                 self.stream.linger()
-        except Exception:  # a mistake of ours: the application's are dealt with where it is called
-            _LOGGER.exception("a connection with %s failed", self._place.client)
+        except Exception:  # our bug: the cycles handle the application's errors
+            _LOGGER.exception("the connection with %s failed", self._info.client)
         finally:
             self.stream.close()
 
-    def count(self, tally: Tally) -> None:
-        """Add to `tally` what this connection has moved so far."""
-        tally.bytes_received += self.stream.received
-        tally.bytes_sent += self.stream.sent
-        if self._conversation is not None:
-            received, sent = self._conversation.messages
-            tally.messages_received += received
-            tally.messages_sent += sent
-            tally.slow_clients += self._conversation.given_up
-
     def refuse(self, refusal: Refusal) -> None:
-        """Answer with `refusal`, whatever the peer asks for, and close. Instead of `run()`."""
+        """Send `refusal`, whatever the peer asks for, and close. Call it instead of `run()`."""
         try:
-            self._answer(refusal)
+            send_refusal(self.stream, choose_protocol(self._config), refusal)
             self.stream.linger()
         finally:
             self.stream.close()
 
     def stop(self) -> None:
-        """Finish what is in progress, begin nothing new: `run()` will return.
+        """Finish what is in progress and start nothing new; `run()` will return.
 
-        An idle connection ends at once, a request after its response, a WebSocket is closed with
-        1001. A new connection has `NEWCOMER_SECONDS` to say what it has come for. May block on a
-        peer that does not read.
+        Ends an idle connection at once, a request after its response, and a WebSocket with close
+        code 1001. Waits `NEWCOMER_SECONDS` for the first request of a new connection. May block on
+        a peer that does not read.
         """
         self._stopping = True
-        if self._conversation is not None:
-            self._conversation.go_away()
-        elif self._exchange is not None:
-            self._exchange.response.keep_alive = False
+        if self._websocket is not None:
+            self._websocket.go_away()
+        elif self._cycle is not None:
+            self._cycle.response.keep_alive = False
         else:
             if not self.stream.received:
                 sleep(NEWCOMER_SECONDS)
-            if self._exchange is None and self._conversation is None:
+            if self._cycle is None and self._websocket is None:
                 self.stream.cancel_read()
 
+    def count(self, counters: Tally) -> None:
+        """Add to `counters` what this connection has transferred so far."""
+        counters.bytes_received += self.stream.received
+        counters.bytes_sent += self.stream.sent
+        if self._websocket is not None:
+            received, sent = self._websocket.messages
+            counters.messages_received += received
+            counters.messages_sent += sent
+            counters.slow_clients += self._websocket.too_slow
+
+    # One request.
+
     def _serve_next(self) -> bool:
-        """Serve one request; whether another may follow."""
+        """Serve one request; return True if another may follow."""
         event = self._next_head()
         if isinstance(event, Request):
             if event.websocket:
-                return self._converse(event)
-            return self._exchange_with(event)
+                return self._serve_websocket(event)
+            return self._serve_request(event)
         if isinstance(event, Refusal):
-            self._peer_sends = True
-            self._tally.bad_requests += 1
-            self._answer(event)
+            self._linger_due = True
+            self._counters.bad_requests += 1
+            send_refusal(self.stream, self._protocol, event)
         return False
 
-    def _exchange_with(self, request: Request) -> bool:
-        place = self._place
+    def _serve_request(self, request: Request) -> bool:
+        info = self._info
         if self._proxies is not None:
-            place = self._proxies.seen_through(place, request.headers)
+            info = self._proxies.resolve(info, request.headers)
         log = self._access_log
         began = (self.stream.offered, monotonic()) if log is not None else None
-        exchange = HTTPCycle(self.stream, self._parser, request, self._config.server_header)
-        self._exchange = exchange
+        cycle = HTTPCycle(self.stream, self._protocol, request)
+        self._cycle = cycle
         if self._stopping:
-            exchange.response.keep_alive = False
-        reusable = exchange.run(self._application, http_scope(request, place))
-        self._exchange = None
-        tally = self._tally
-        tally.requests += 1
-        if exchange.status >= SERVER_ERROR:
-            tally.errors += 1
+            cycle.response.keep_alive = False
+        reusable = cycle.run(self._application, http_scope(request, info))
+        self._cycle = None
+        counters = self._counters
+        counters.requests += 1
+        if cycle.status >= SERVER_ERROR:
+            counters.errors += 1
         if log is not None and began is not None:
-            log.write(self._visit(place, request, exchange.status, *began))
-        self._peer_sends = not exchange.received or bool(self._parser.events)
+            log.write(self._log_record(info, request, cycle.status, *began))
+        self._linger_due = not cycle.request_complete or bool(self._protocol.events)
         return reusable and not self._stopping
 
-    def _converse(self, request: Request) -> bool:
-        leftover = self._parser.leftover
-        del self._parser  # HTTP is over, and a WebSocket may live long
-        place = self._place
+    def _serve_websocket(self, request: Request) -> bool:
+        info = self._info
         if self._proxies is not None:
-            place = self._proxies.seen_through(place, request.headers)
+            info = self._proxies.resolve(info, request.headers)
         began = self.stream.offered, monotonic()
-        conversation = Conversation(self.stream, request, leftover, self._config)
-        self._conversation = conversation
-        self._tally.websockets += 1
-        conversation.run(self._application, websocket_scope(request, place))
-        self._peer_sends = conversation.peer_sends
+        cycle = WebSocketCycle(self.stream, self._protocol, request, self._config)
+        del self._protocol  # HTTP is over: an idle WebSocket keeps no parser (case `raw-memory`)
+        self._websocket = cycle
+        self._counters.websockets += 1
+        cycle.run(self._application, websocket_scope(request, info))
+        self._linger_due = cycle.peer_may_send
         if self._access_log is not None:
-            self._access_log.write(self._visit(place, request, conversation.status, *began))
+            self._access_log.write(self._log_record(info, request, cycle.status, *began))
         return False
 
-    def _visit(
-        self, place: Place, request: Request, status: int, before: int, began: float
+    def _log_record(
+        self, info: ConnectionInfo, request: Request, status: int, offered: int, began: float
     ) -> AccessLogRecord:
-        sent = max(0, self.stream.offered - before)  # the peer may have gone with what was before
-        return AccessLogRecord(place, request, status, sent, monotonic() - began, time())
+        # Never negative: the peer may have left with what was coalesced for the request before.
+        sent = max(0, self.stream.offered - offered)
+        return AccessLogRecord(info, request, status, sent, monotonic() - began, time())
 
-    def _next_head(self) -> ParserEvent | None:
-        """A request, a refusal to answer with, or None when there is nothing to answer."""
-        parser, config = self._parser, self._config
-        if parser.events:
-            self.stream.work_done()  # pipelined: it was read with the one before
-        elif (self._stopping and self.stream.received) or not self._feed(
-            parser, config.keep_alive_seconds
+    # Reading heads.
+
+    def _next_head(self) -> HTTPEvent | None:
+        """Return a request, or a refusal to send, or None at the end of the connection.
+
+        Waits in two phases: `keep_alive_seconds` for the first bytes, then `head_seconds` for the
+        rest of the head. An idle connection without `keep_alive_seconds` has no timer.
+        """
+        protocol, config = self._protocol, self._config
+        if protocol.events:
+            self.stream.work_done()  # pipelined: it was read with the request before
+        elif (self._stopping and self.stream.received) or not self._read_more(
+            config.keep_alive_seconds
         ):
             return None
-        if not parser.events:
+        if not protocol.events:
             try:
                 with Timeout(config.head_seconds) as limit:
-                    while not parser.events:
-                        if not self._feed(parser):
+                    while not protocol.events:
+                        if not self._read_more():
                             return None
             except Timeout as expired:
                 if expired is not limit:
                     raise
-                # RFC 9110 15.5.9: 408 "did not receive a complete request message within the
-                # time that it was prepared to wait".
-                return Refusal(408, f"the head took more than {config.head_seconds} s")
-        return parser.events.popleft()
+                return head_timed_out(config.head_seconds)
+        return protocol.events.popleft()
 
-    def _feed(self, parser: RequestParser, seconds: float | None = None) -> bool:
-        """Give the parser what the peer sends next; False when that is nothing."""
+    def _read_more(self, seconds: float | None = None) -> bool:
+        """Feed the protocol what the peer sends next; return False at the end, or after `seconds`.
+
+        Reads `HEAD_READ_BYTES` only, so that few pipelined requests are parsed ahead of their turn.
+        """
         try:
             if seconds is None:
                 data = self.stream.read(HEAD_READ_BYTES)
@@ -216,11 +238,5 @@ class Connection:
         except ReadCancelled:
             return False
         if data:
-            parser.feed(data)
+            self._protocol.feed(data)
         return bool(data)
-
-    def _answer(self, refusal: Refusal) -> None:
-        try:
-            self.stream.write(refusal_response(refusal, self._config.server_header))
-        except Disconnected:
-            pass

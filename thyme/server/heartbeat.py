@@ -1,8 +1,9 @@
-"""Whether the peer of a WebSocket is still there: pings, and patience.
+"""Keepalive of a WebSocket: when to ping a silent peer, and when to take it for dead.
 
-A `Heartbeat` is one timer of gevent's loop; without one there is no timer at all. It looks at how
-many bytes have come, so a peer that speaks is never pinged. The timer's callbacks run in the hub
-and therefore must not block: what is to be done about silence is the caller's, in two functions.
+A `Heartbeat` is one timer of gevent's loop; without one there is no timer at all. It compares how
+many bytes have arrived, so a peer that sends anything is not pinged. The timer's callbacks run in
+the hub and must not block. What a ping or a timeout does is left to two callbacks of
+`server/websocket_cycle.py`.
 
 Source: RFC 6455 5.5.2, "a Ping frame may serve either as a keepalive or as a means to verify that
 the remote endpoint is still responsive".
@@ -19,15 +20,16 @@ from thyme.server.stream import LAST, Stream
 
 
 class Heartbeat:
-    """Calls `ping` when `stream` was silent for `ping_seconds`, `lost` after `pong_seconds` more.
+    """Calls `send_ping` when `stream` was silent for `ping_seconds`.
 
-    `listening` tells whether anybody reads: while the application takes no events a pong would
-    stay unseen, and the peer is not to blame. Nor is it when we stood still: before it is given up,
-    what has come meanwhile is read.
+    Calls `on_timeout`, once, when it stays silent for `pong_seconds` more. Silence does not count
+    while nobody reads, which `is_reading` tells: if the application takes no events, a pong stays
+    unseen, and that is not the peer's fault. Nor is it if this process was blocked: before the
+    timeout, the loop gets one more iteration to read what has arrived in the meantime.
     """
 
-    __slots__ = ("_interval", "_listening", "_looked", "_lost", "_ping", "_pinged", "_seen",
-                 "_stream", "_timer", "_wait")  # fmt: skip
+    __slots__ = ("_grace_given", "_is_reading", "_on_timeout", "_ping_seconds", "_pinged",
+                 "_pong_seconds", "_received", "_send_ping", "_stream", "_timer")  # fmt: skip
 
     def __init__(
         self,
@@ -35,42 +37,42 @@ class Heartbeat:
         ping_seconds: float,
         pong_seconds: float,
         *,
-        ping: Callable[[], None],
-        lost: Callable[[], None],
-        listening: Callable[[], bool],
+        send_ping: Callable[[], None],
+        on_timeout: Callable[[], None],
+        is_reading: Callable[[], bool],
     ) -> None:
         self._stream = stream
-        self._interval, self._wait = ping_seconds, pong_seconds
-        self._ping, self._lost, self._listening = ping, lost, listening
-        self._pinged = self._looked = False
+        self._ping_seconds, self._pong_seconds = ping_seconds, pong_seconds
+        self._send_ping, self._on_timeout, self._is_reading = send_ping, on_timeout, is_reading
+        self._pinged = self._grace_given = False
         self._timer: Any = None
-        self._seen = stream.received
-        self._next(ping_seconds)
+        self._received = stream.received
+        self._schedule(ping_seconds)
 
     def stop(self) -> None:
-        """No more pings. Idempotent."""
+        """Stop pinging. Idempotent."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.close()
 
-    def _next(self, seconds: float) -> None:
+    def _schedule(self, seconds: float) -> None:
         self.stop()
         self._timer = get_hub().loop.timer(seconds, priority=LAST)
-        self._timer.start(self._beat)
+        self._timer.start(self._on_timer)
 
-    def _beat(self) -> None:
-        silent = self._stream.received == self._seen and self._listening()
-        self._seen = self._stream.received
+    def _on_timer(self) -> None:
+        silent = self._stream.received == self._received and self._is_reading()
+        self._received = self._stream.received
         if not silent:
-            self._pinged = self._looked = False
-            self._next(self._interval)
+            self._pinged = self._grace_given = False
+            self._schedule(self._ping_seconds)
         elif not self._pinged:
             self._pinged = True
-            self._next(self._wait)
-            self._ping()
-        elif not self._looked:
-            self._looked = True
-            self._next(0)  # after a round of the hub, in which sockets are read
+            self._schedule(self._pong_seconds)
+            self._send_ping()
+        elif not self._grace_given:
+            self._grace_given = True
+            self._schedule(0)  # after an iteration of the loop, in which sockets are read
         else:
             self.stop()
-            self._lost()
+            self._on_timeout()

@@ -1,11 +1,11 @@
-"""Where a server listens: what one `--bind` says, and the listening socket it stands for.
+"""Where a server listens: the forms of a bind, and the listening socket for each.
 
     HOST:PORT, :PORT     TCP; a host is an address or a name, IPv6 in brackets; no host: all IPv4
-    unix:PATH            a unix socket; a stale one is replaced, one that is served is not
-    fd://N               a listening socket that we inherited: from systemd, or `cli/processes.py`
+    unix:PATH            a unix socket; a stale file is replaced, one that is in use is not
+    fd://N               an inherited listening socket: from systemd, or `cli/processes.py`
 
-Taught in notebooks/01_sockets.ipynb.
-Read next: `server/server.py`, which accepts from them.
+Accepting is left to `server/server.py`. Taught in notebooks/01_sockets.ipynb.
+Read next: `server/server.py`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from thyme.errors import BadBind
 _TCP = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:/]*)):(?P<port>[0-9]{1,5})")
 _UNIX, DESCRIPTOR = "unix:", "fd://"
 
-ALL_IPV4 = "0.0.0.0"  # noqa: S104 - where ":8000" says so
+ALL_IPV4 = "0.0.0.0"  # noqa: S104 - what ":8000" means
 HIGHEST_PORT = 65535
 
 
 def checked_bind(text: str) -> str:
-    """`text` itself, when it has one of the three forms. Raises `BadBind`."""
+    """Return `text` if it has one of the three forms, else raise `BadBind`."""
     if text.startswith(_UNIX) and len(text) > len(_UNIX):
         return text
     if text.startswith(DESCRIPTOR) and text.removeprefix(DESCRIPTOR).isdecimal():
@@ -43,12 +43,12 @@ def checked_bind(text: str) -> str:
 
 
 def tcp_bind(host: str, port: int) -> str:
-    """The text that `listening()` takes for an address. RFC 3986 3.2.2: IPv6 in brackets."""
+    """Return the bind of an address. RFC 3986 3.2.2: IPv6 addresses stand in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listening(bind: str, backlog: int) -> Any:
-    """A gevent socket that listens there. Raises `OSError`, or `BadBind`."""
+    """Return a gevent socket that listens on `bind`. Raises `OSError` or `BadBind`."""
     if bind.startswith(DESCRIPTOR):
         return _inherited(int(bind.removeprefix(DESCRIPTOR)))
     if bind.startswith(_UNIX):
@@ -59,7 +59,7 @@ def listening(bind: str, backlog: int) -> Any:
 
 
 def place_name(bound: Any, *, secure: bool = False) -> str:
-    """Where a listening socket can be reached, as a URL for people: http://…, or unix:PATH."""
+    """Return the URL of a listening socket, for people: http://…, https://…, or unix:PATH."""
     if bound.family == socket.AF_UNIX:
         return f"{_UNIX}{bound.getsockname()}"
     host, port = bound.getsockname()[:2]
@@ -67,17 +67,17 @@ def place_name(bound: Any, *, secure: bool = False) -> str:
 
 
 def listening_socket(host: str, port: int, backlog: int) -> Any:
-    """A gevent socket that listens on (host, port). Raises `OSError`.
+    """Return a gevent socket that listens on (host, port). Raises `OSError`.
 
-    `host` is an address, or a name that has one; the first one is taken. The look-up may block:
-    nobody is served yet, and gevent's own would start a thread.
+    `host` is an address, or a name whose first address is used. The lookup may block the process:
+    no connection is served yet, and gevent's own lookup would start a thread.
     """
     look_up = monkey.get_original("socket", "getaddrinfo")
     family, kind, protocol, _, address = look_up(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     opened = GeventSocket(family, kind, protocol)
-    # A server that starts again must not wait for connections of the one before to time out.
+    # A server that restarts must not wait until the connections of its predecessor time out.
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return _bound(opened, address, backlog)
 
@@ -93,7 +93,7 @@ def _bound(opened: Any, address: Any, backlog: int) -> Any:
 
 
 def _inherited(descriptor: int) -> Any:
-    # A copy of our own: whoever gave us the descriptor may go on using it.
+    # A duplicate, because the process that passed the descriptor may go on using it.
     return GeventSocket(fileno=os.dup(descriptor))
 
 
@@ -103,7 +103,7 @@ def _on_unix(path: str, backlog: int) -> Any:
 
 
 def remove_sockets(binds: Iterable[str]) -> None:
-    """Remove the files of those that are unix sockets: nobody listens there any more."""
+    """Remove the socket files of `binds` that are unix sockets."""
     for bind in binds:
         if bind.startswith(_UNIX):
             with suppress(FileNotFoundError):
@@ -111,7 +111,7 @@ def remove_sockets(binds: Iterable[str]) -> None:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket that a server which is no more has left; anything else stays."""
+    """Remove the socket file of a server that has died; leave any other file alone."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return

@@ -1,12 +1,14 @@
-"""The server: listening sockets, a greenlet per connection, and an orderly end.
+"""The server: listening sockets, a greenlet per connection, and an orderly shutdown.
 
 gevent is used openly: nothing is patched, and a `Server` runs in whichever thread has called
-`start()`, on that thread's hub (a notebook's hub thread included). While nothing happens it makes
-no system call: there is no timer and nothing is polled.
+`start()`, on that thread's hub (also in a notebook's hub thread). While nothing happens it makes no
+system call: there is no timer, and nothing is polled.
+
+What happens on one socket is left to `server/connection.py`; where to listen, to
+`server/listeners.py`; processes and signals, to `cli/`.
 
 Taught in notebooks/01_sockets.ipynb.
-Read next: `server/connection.py`, what happens on one socket; `config.py`, what can be set;
-`server/listeners.py`, where it listens.
+Read next: `server/connection.py`; `config.py`, what can be configured.
 """
 
 from __future__ import annotations
@@ -23,30 +25,27 @@ from gevent.server import StreamServer
 from thyme.asgi import Application, BlockingApplication, as_application
 from thyme.config import Config
 from thyme.errors import ReadCancelled
-from thyme.protocol.head_rules import Refusal
-from thyme.protocol.scope import Place
+from thyme.protocol.scope import ConnectionInfo
 from thyme.server.access_log import AccessLog
-from thyme.server.connection import Connection
+from thyme.server.connection import HTTPConnection
 from thyme.server.listeners import DESCRIPTOR, listening, place_name, remove_sockets, tcp_bind
 from thyme.server.metrics import Tally
 from thyme.server.proxies import Proxies
+from thyme.server.refusals import TOO_MANY_CONNECTIONS
 from thyme.server.stream import Stream, plain_socket
 from thyme.server.tls import EncryptedSocket, server_context
 
 KILL_SECONDS = 1.0
-"""For killed greenlets to clean up, before `stop()` returns without them."""
-
-_FULL = Refusal(503, "too many connections")
+"""For killed greenlets to clean up; then `stop()` returns without them."""
 
 _LOGGER = logging.getLogger("thyme.server")
 
 
 class Server:
-    """Runs `application` for every request and WebSocket on one address, or several.
+    """Runs `application` for every request and WebSocket on one or several addresses.
 
-    `start()`, then `serve_forever()` or anything else that lets the hub run; `stop()` from any
-    greenlet of the same hub. `startup()` and `close()` of the application, if it has them, are
-    called by the two (see `server/lifespan.py`).
+    Call `start()`, then `serve_forever()` or anything else that lets the hub run; call `stop()`
+    from any greenlet of the same hub. They call the application's `startup()` and `close()`.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Server:
         self.application = as_application(application)
         self._config = config = config or Config()
         self._listeners: list[StreamServer] = []
-        self._connections: dict[Connection, gevent.Greenlet] = {}
+        self._connections: dict[HTTPConnection, gevent.Greenlet] = {}
         self._stopped = Event()
         self._address: Any = None
         self.places: list[str] = []  # where it listens, for people: http://127.0.0.1:8000, …
@@ -70,10 +69,10 @@ class Server:
         self.stopping = False
 
     def start(self) -> None:
-        """Bind, let the application start, accept.
+        """Bind, start the application, accept connections.
 
-        Raises `OSError` when an address cannot be had, `StartupFailed` when the application
-        cannot serve.
+        Raises `OSError` if an address cannot be bound, `StartupFailed` if the application cannot
+        serve.
         """
         config = self._config
         binds = config.binds or (tcp_bind(config.host, config.port),)
@@ -82,7 +81,7 @@ class Server:
             for bind in binds:
                 listener = StreamServer(listening(bind, config.backlog), self._serve)
                 if bind.startswith(DESCRIPTOR):
-                    listener.max_accept = 1  # others accept there, too: no more than one's share
+                    listener.max_accept = 1  # other processes accept, too: take turns
                 listeners.append(listener)
             self._state = self.application.startup()
             for listener in listeners:
@@ -99,42 +98,43 @@ class Server:
 
     @property
     def address(self) -> Any:
-        """(host, port) of the first bind; the port is the real one also when 0 was asked for."""
+        """Return (host, port) of the first bind; the port is the real one, also for port 0."""
         if self._address is None:
             raise RuntimeError("the server has no address before start()")
         return self._address
 
     def serve_forever(self) -> None:
-        """Block until `stop()` has done its work. Starts the server if nobody has."""
+        """Block until `stop()` has finished. Starts the server if it is not running."""
         if not self._listeners:
             self.start()
         self._stopped.wait()
 
     def stop(self, drain_seconds: float | None = None) -> None:
-        """Refuse new connections, finish requests, close WebSockets with 1001; then kill the rest.
+        """Stop accepting, finish requests, close WebSockets with 1001; then kill what is left.
 
-        `drain_seconds`: how long the finishing may take (default: the configuration's).
+        `drain_seconds`: for requests and WebSockets to finish (default: the configuration's).
+        May be called again to shorten the wait.
         """
         if not self._listeners:
             return
         first, self.stopping = not self.stopping, True
         if first:
             self._stop_listening()
-            gevent.sleep(0)  # those that were accepted just now begin
+            gevent.sleep(0)  # lets the greenlets of new connections start
         connections = list(self._connections.items())
-        # Each in a greenlet of its own: one that does not read must not hold up the others.
-        farewells = [gevent.spawn(connection.stop) for connection, _ in connections]
+        # In a greenlet each: a peer that does not read must not delay the others.
+        stopping = [gevent.spawn(connection.stop) for connection, _ in connections]
         greenlets = [greenlet for _, greenlet in connections]
         seconds = self._config.drain_seconds if drain_seconds is None else drain_seconds
         gevent.joinall(greenlets, timeout=seconds)
-        with gevent.Timeout(KILL_SECONDS, False):  # an application may not want to die
-            gevent.killall(farewells + list(self._connections.values()))
+        with gevent.Timeout(KILL_SECONDS, False):  # an application may catch `GreenletExit`
+            gevent.killall(stopping + list(self._connections.values()))
         if first:
             self._close_application()
             self._stopped.set()
 
     def copied_sockets(self) -> list[Any]:
-        """Copies of the listening sockets, for others to accept from."""
+        """Return duplicates of the listening sockets, for other processes to accept from."""
         return [listening(f"{DESCRIPTOR}{each.socket.fileno()}", 0) for each in self._listeners]
 
     def _stop_listening(self) -> None:
@@ -150,41 +150,46 @@ class Server:
         except Exception:
             _LOGGER.exception("the application's close() failed")
 
-    # What is going on.
+    # Figures.
 
     def tally(self) -> Tally:
-        """What has been counted so far, open connections included."""
+        """Return all counts so far, including those of open connections."""
         tally = replace(self._ended)
         for connection in self._connections:
             connection.count(tally)
         return tally
 
     @property
+    def listening(self) -> bool:
+        """True from `start()` to `stop()`."""
+        return bool(self._listeners) and not self.stopping
+
+    @property
     def open_connections(self) -> int:
-        """How many."""
+        """The number of open connections."""
         return len(self._connections)
 
     @property
     def unsent(self) -> int:
-        """Bytes that were written to all peers and that the kernel has not taken."""
+        """Bytes written to all peers that the kernel has not taken."""
         return sum(connection.stream.unsent for connection in self._connections)
 
     # Connections.
 
     def _serve(self, accepted: Any, peer: Any) -> None:
-        """The greenlet of one connection."""
+        """Serve one connection, in a greenlet of its own."""
         connected = plain_socket(accepted)
         try:
-            place = self._place(connected, peer)
-        except OSError:  # gone before it was served
+            info = self._connection_info(connected, peer)
+        except OSError:  # the peer is gone already
             connected.close()
             return
         config, tally = self._config, self._ended
         tls = None if self._tls is None else EncryptedSocket(connected, self._tls)
         stream = Stream(tls or connected, config.slow_seconds)
-        connection = Connection(
+        connection = HTTPConnection(
             stream,
-            place,
+            info,
             self.application,
             config,
             tally,
@@ -195,7 +200,7 @@ class Server:
         if config.connections is not None and len(self._connections) >= config.connections:
             tally.refused += 1
             if tls is None or self._handshake(stream):
-                connection.refuse(_FULL)
+                connection.refuse(TOO_MANY_CONNECTIONS)
             return
         self._connections[connection] = gevent.getcurrent()
         try:
@@ -206,26 +211,26 @@ class Server:
             connection.count(tally)
 
     def _handshake(self, stream: Stream) -> bool:
-        """Whether TLS was agreed upon in time; else the connection is closed."""
-        agreed = False
+        """Complete the TLS handshake; if it fails or takes too long, close and return False."""
+        completed = False
         try:
             with gevent.Timeout(self._config.head_seconds, False):
                 stream.handshake()
-                agreed = True
+                completed = True
         except (OSError, ReadCancelled) as error:
-            _LOGGER.debug("no TLS: %s", error)
+            _LOGGER.debug("TLS handshake failed: %s", error)
         finally:
-            if not agreed:
+            if not completed:
                 stream.close()
-        return agreed
+        return completed
 
-    def _place(self, connected: socket.socket, peer: Any) -> Place:
+    def _connection_info(self, connected: socket.socket, peer: Any) -> ConnectionInfo:
         config = self._config
         secure = config.certificate is not None
         if connected.family not in (socket.AF_INET, socket.AF_INET6):
             name = (str(connected.getsockname()), None)
-            return Place(None, name, config.root_path, secure, self._state)
-        # We write whole responses and frames: Nagle's algorithm would only hold them back.
+            return ConnectionInfo(None, name, config.root_path, secure, self._state)
+        # Whole responses and frames are written: Nagle's algorithm would only delay them.
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         ends = tuple(peer[:2]), connected.getsockname()[:2]
-        return Place(*ends, config.root_path, secure, self._state)
+        return ConnectionInfo(*ends, config.root_path, secure, self._state)

@@ -10,14 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from thyme.config import Config
-from thyme.protocol.head_rules import Refusal
-from thyme.protocol.http11 import END, ParserEvent, Request, RequestParser
+from thyme.protocol.http import END, HTTPEvent, Refusal, Request
+from thyme.protocol.http11 import RequestParser
 
 HOST = b"Host: example.org\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
 
 
-def events(*pieces: bytes, config: Config | None = None) -> list[ParserEvent]:
+def events(*pieces: bytes, config: Config | None = None) -> list[HTTPEvent]:
     parser = RequestParser(config or Config())
     for piece in pieces:
         parser.feed(piece)
@@ -37,9 +37,9 @@ def refusal(data: bytes, config: Config | None = None) -> int:
     return last.status
 
 
-def joined(found: list[ParserEvent]) -> list[ParserEvent]:
+def joined(found: list[HTTPEvent]) -> list[HTTPEvent]:
     """The same events with neighbouring pieces of body made one."""
-    result: list[ParserEvent] = []
+    result: list[HTTPEvent] = []
     for event in found:
         if isinstance(event, bytes) and result and isinstance(result[-1], bytes):
             result[-1] += event
@@ -334,7 +334,9 @@ def test_a_head_that_never_ends_is_431_before_it_fills_the_memory() -> None:
     parser.feed(b"GET / HTTP/1.1\r\nX: ")
     for _ in range(3):
         parser.feed(b"a" * 40_000)
-    assert list(parser.events) == [Refusal(431, "the head is over 65536 bytes or 100 fields")]
+    assert list(parser.events) == [
+        Refusal(431, "the head exceeds 65536 bytes or 100 header fields")
+    ]
 
 
 def test_an_announced_body_over_the_limit_is_413_before_the_application_is_asked() -> None:
@@ -346,7 +348,7 @@ def test_an_announced_body_over_the_limit_is_413_before_the_application_is_asked
 def test_a_chunked_body_over_the_limit_is_413() -> None:
     body = b"6\r\n123456\r\n6\r\n123456\r\n0\r\n\r\n"
     found = events(CHUNKED + body, config=Config(body_bytes=10))
-    assert found[1:] == [b"123456", Refusal(413, "the body is over 10 bytes")]
+    assert found[1:] == [b"123456", Refusal(413, "the request body exceeds 10 bytes")]
 
 
 @pytest.mark.parametrize("start", [b"1;", b"0\r\nX: "])
@@ -355,7 +357,7 @@ def test_endless_chunk_extensions_and_trailers_are_refused(start: bytes) -> None
     parser.feed(CHUNKED + start)
     for _ in range(20):
         parser.feed(b"a" * 1000)
-    assert parser.events[-1] == Refusal(400, "too much between two pieces of the body")
+    assert parser.events[-1] == Refusal(400, "too many bytes between two pieces of the request body")
 
 
 # Properties.
@@ -400,7 +402,7 @@ def test_a_stream_means_the_same_wherever_it_is_cut(
 ) -> None:
     stream, meaning = generated
     found = joined(events(*pieces_of(stream, cuts)))
-    expected: list[ParserEvent] = []
+    expected: list[HTTPEvent] = []
     for path, headers, body in meaning:
         expected.append(Request("POST", path, b"", "1.1", headers, keep_alive=True))
         expected += [body, END] if body else [END]
@@ -429,7 +431,7 @@ def test_h11_reads_the_same_requests(
     stream, _ = generated
     oracle = h11.Connection(h11.SERVER)
     oracle.receive_data(stream)
-    expected: list[ParserEvent] = []
+    expected: list[HTTPEvent] = []
     while not isinstance(event := oracle.next_event(), type) or event is h11.PAUSED:
         if event is h11.PAUSED:
             oracle.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
@@ -452,7 +454,7 @@ def test_a_refusal_after_an_upgrade_that_is_ignored_is_a_refusal_rfc_9110_7_8() 
     parser.feed(ignored + b"GET / HTTP/1.1\r\n\r\n")
     refusal = parser.events[-1]
     assert isinstance(refusal, Refusal)
-    assert refusal.reason == "got 0 Host fields, expected one"
+    assert refusal.reason == "got 0 Host header fields, expected one"
 
 
 # A request with the fields of the one before on its connection is not parsed again.

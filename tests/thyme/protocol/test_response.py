@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from thyme.errors import ApplicationError
 from thyme.protocol import response as module
-from thyme.protocol.head_rules import Refusal
+from thyme.protocol.http import Refusal
 from thyme.protocol.response import Response, refusal_response
 
 Headers = list[tuple[bytes, bytes]]
@@ -269,7 +269,7 @@ def test_a_body_may_be_any_kind_of_bytes(content: Any, more: bool) -> None:
 
 
 def test_a_refusal_is_a_whole_response_that_closes() -> None:
-    data = refusal_response(Refusal(431, "the head is over 10 bytes"), "thyme", (b"x", b"y"))
+    data = refusal_response(Refusal(431, "the head is over 10 bytes", ((b"x", b"y"),)), "thyme")
     head, content, _ = read_back(data)
     assert head.status_code == 431
     assert content == b"431 Request Header Fields Too Large: the head is over 10 bytes\n"

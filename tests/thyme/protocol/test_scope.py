@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 
 from thyme.config import Config
-from thyme.protocol.http11 import Request, RequestParser
-from thyme.protocol.scope import HTTP_EXTENSIONS, Place, decoded, http_scope, websocket_scope
+from thyme.protocol.http import Request
+from thyme.protocol.http11 import RequestParser
+from thyme.protocol.scope import (
+    HTTP_EXTENSIONS,
+    ConnectionInfo,
+    decode_path,
+    http_scope,
+    websocket_scope,
+)
 
-PLACE = Place(("10.0.0.1", 5000), ("10.0.0.2", 80))
+PLACE = ConnectionInfo(("10.0.0.1", 5000), ("10.0.0.2", 80))
 
 
 def request(head: bytes) -> Request:
@@ -47,13 +54,13 @@ def test_a_websocket_scope_has_subprotocols_and_no_method() -> None:
 
 
 def test_schemes_are_secure_on_a_secure_connection() -> None:
-    place = Place(None, None, secure=True)
-    assert http_scope(request(b"GET / HTTP/1.1\r\n"), place)["scheme"] == "https"
-    assert websocket_scope(request(b"GET / HTTP/1.1\r\n"), place)["scheme"] == "wss"
+    info = ConnectionInfo(None, None, secure=True)
+    assert http_scope(request(b"GET / HTTP/1.1\r\n"), info)["scheme"] == "https"
+    assert websocket_scope(request(b"GET / HTTP/1.1\r\n"), info)["scheme"] == "wss"
 
 
 def test_the_path_includes_the_root_path_and_raw_path_does_not() -> None:
-    scope = http_scope(request(b"GET /a HTTP/1.1\r\n"), Place(None, None, "/mount"))
+    scope = http_scope(request(b"GET /a HTTP/1.1\r\n"), ConnectionInfo(None, None, "/mount"))
     assert (scope["path"], scope["root_path"]) == ("/mount/a", "/mount")
     assert scope["raw_path"] == b"/a"
 
@@ -63,4 +70,4 @@ def test_the_path_includes_the_root_path_and_raw_path_does_not() -> None:
     [(b"/%C3%A9", "/é"), (b"/%", "/%"), (b"/%zz", "/%zz"), (b"/%FF", "/\N{REPLACEMENT CHARACTER}")],
 )
 def test_paths_are_decoded_percent_then_utf_8(raw: bytes, path: str) -> None:
-    assert decoded(raw) == path
+    assert decode_path(raw) == path

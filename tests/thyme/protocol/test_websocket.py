@@ -20,7 +20,8 @@ from websockets.uri import parse_uri
 
 from thyme.config import Config
 from thyme.errors import ApplicationError
-from thyme.protocol.http11 import Request, RequestParser
+from thyme.protocol.http import Request
+from thyme.protocol.http11 import RequestParser
 from thyme.protocol.websocket import WebSocket
 
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -40,7 +41,7 @@ def opened(fields: bytes = KEY + VERSION, config: Config | None = None) -> WebSo
 def all_events(websocket: WebSocket) -> list[dict[str, Any]]:
     """As an application takes them: one after the other, until nothing is left to be read."""
     found = list(websocket.events)
-    while websocket.holds:
+    while websocket.has_more:
         websocket.events.clear()
         websocket.receive_data(b"")
         found += websocket.events
@@ -480,7 +481,7 @@ def test_garbage_ends_the_conversation_and_never_raises(garbage: bytes) -> None:
 
 def test_a_refused_handshake_is_seen_by_the_client() -> None:
     pair = Pair()
-    pair.server.refused()
+    pair.server.refuse()
     pair.client.receive_data(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
     assert isinstance(pair.client.handshake_exc, InvalidStatus)
     assert pair.client.state is State.CONNECTING

@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.thyme.serving import KEY
 from thyme.config import Config
-from thyme.protocol.head_rules import Refusal
+from thyme.protocol.http import Refusal
 from thyme.protocol.http11 import END, Request, RequestParser
 from thyme.protocol.websocket import WebSocket
 
@@ -132,7 +132,7 @@ def messages_of(parts: Iterator[bytes], config: Config, head: str) -> list[Any]:
                 assert len(event.get("text") or event.get("bytes") or "") <= config.message_bytes
             events += websocket.events
             websocket.events.clear()
-            if not websocket.holds:
+            if not websocket.has_more:
                 break
             websocket.receive_data(b"")
     return [*events, answers]

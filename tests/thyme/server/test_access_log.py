@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -18,13 +19,12 @@ from tests.thyme.serving import (
     eventually,
     hello,
     hello_of_a_coroutine,
+    let_servers_send_by,
     serving,
 )
 from thyme.asgi import BlockingApplication, Receive, Scope, Send
-from thyme.errors import Disconnected
 from thyme.loop.bridge import adapt
 from thyme.server.access_log import AccessLog
-from thyme.server.stream import Stream
 
 UPGRADE = (
     b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -58,16 +58,15 @@ def test_common_lines(application: BlockingApplication, caplog: pytest.LogCaptur
 def test_what_a_peer_that_has_gone_was_not_told_is_not_counted(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(stream: Stream, data: bytes) -> int:
-        stream._broken = True
-        raise Disconnected
+    def gone(real: socket.socket, data: bytes) -> int:
+        raise ConnectionResetError
 
     async def application(scope: Scope, receive: Any, send: Any) -> None:
         if scope["path"] == "/later":
             await asyncio.sleep(0.01)  # what was answered before has been lost by then
         await hello_of_a_coroutine(scope, receive, send)
 
-    monkeypatch.setattr(Stream, "_send", gone)
+    let_servers_send_by(monkeypatch, gone)
     requests = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /later HTTP/1.1\r\nHost: a\r\n\r\n"
     with serving(adapt(application), access_log="common") as server, Peer(server, requests):
         eventually(lambda: len(lines(caplog)) == 2)

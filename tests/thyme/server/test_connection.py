@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.thyme.serving import (
     eventually,
     hello,
     hello_of_a_coroutine,
+    let_servers_send_by,
     serving,
     settled,
     start,
@@ -28,7 +30,6 @@ from thyme.asgi import Event, Receive, Scope, Send
 from thyme.config import DRAIN_BYTES
 from thyme.errors import ApplicationError, Disconnected
 from thyme.loop.bridge import adapt
-from thyme.server.stream import Stream
 
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -40,13 +41,14 @@ def status_of(data: bytes) -> bytes:
 
 def kernel_full(monkeypatch: pytest.MonkeyPatch, since: bytes) -> Callable[[], None]:
     """Let the kernel take no bytes that end with `since`, until what this returns is called."""
-    send, released = Stream._send, Signal()
+    released = Signal()
 
-    def taken(stream: Stream, data: bytes) -> int:
-        held_up = bytes(data).endswith(since) and not released.is_set()
-        return 0 if held_up else send(stream, data)
+    def send(real: socket.socket, data: bytes) -> int:
+        if data.endswith(since) and not released.is_set():
+            raise BlockingIOError
+        return real.send(data)
 
-    monkeypatch.setattr(Stream, "_send", taken)
+    let_servers_send_by(monkeypatch, send)
     return released.set
 
 

@@ -6,28 +6,28 @@ import pytest
 
 from tests.thyme.serving import HTTPPeer, body, serving, start
 from thyme.asgi import Receive, Scope, Send
-from thyme.protocol.scope import Place
+from thyme.protocol.scope import ConnectionInfo
 from thyme.server.proxies import Proxies
 
 BROWSER, PROXY, STRANGER = "203.0.113.7", "10.0.0.1", "192.0.2.9"
 
 
-def seen(trusted: str, peer: str | None, *values: str, proto: str = "") -> Place:
+def seen(trusted: str, peer: str | None, *values: str, proto: str = "") -> ConnectionInfo:
     headers = [(b"x-forwarded-for", value.encode("latin-1")) for value in values]
     if proto:
         headers.append((b"x-forwarded-proto", proto.encode()))
-    place = Place((peer, 5000) if peer else None, ("10.0.0.2", 80))
-    return Proxies(trusted.split()).seen_through(place, headers)
+    info = ConnectionInfo((peer, 5000) if peer else None, ("10.0.0.2", 80))
+    return Proxies(trusted.split()).resolve(info, headers)
 
 
 def test_a_trusted_proxy_tells_the_client_and_the_scheme() -> None:
-    place = seen(PROXY, PROXY, BROWSER, proto="https")
-    assert (place.client, place.secure) == ((BROWSER, 0), True)
+    info = seen(PROXY, PROXY, BROWSER, proto="https")
+    assert (info.client, info.secure) == ((BROWSER, 0), True)
 
 
 def test_nobody_else_does() -> None:
-    place = seen(PROXY, STRANGER, BROWSER, proto="https")
-    assert (place.client, place.secure) == ((STRANGER, 5000), False)
+    info = seen(PROXY, STRANGER, BROWSER, proto="https")
+    assert (info.client, info.secure) == ((STRANGER, 5000), False)
 
 
 @pytest.mark.parametrize(

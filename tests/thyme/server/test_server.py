@@ -62,7 +62,7 @@ def test_many_connections_at_once() -> None:
         assert {peer.answer() for peer in peers} == {(200, b"hello /")}
         for peer in peers:
             peer.socket.close()
-        eventually(lambda: not server._connections)
+        eventually(lambda: not server.open_connections)
 
 
 def test_too_many_connections_are_503() -> None:
@@ -109,7 +109,7 @@ def test_it_runs_on_the_hub_of_any_thread_with_plain_clients_in_others() -> None
 def test_serve_forever_returns_after_stop_and_the_port_is_free() -> None:
     server = Server(hello, Config(port=0))
     forever = gevent.spawn(server.serve_forever)
-    eventually(lambda: server._listeners)
+    eventually(lambda: server.listening)
     address = server.address
     server.stop()
     forever.get(timeout=DEADLINE)
@@ -122,7 +122,7 @@ def test_stop_lets_a_new_connection_say_what_it_has_come_for(
 ) -> None:
     monkeypatch.setattr(connection, "NEWCOMER_SECONDS", DEADLINE)
     with serving(hello, drain_seconds=60) as server, Peer(server) as new:
-        eventually(lambda: server._connections)
+        eventually(lambda: server.open_connections)
         stopping = gevent.spawn(server.stop)
         gevent.sleep(0)
         new.send(GET)
@@ -134,7 +134,7 @@ def test_stop_ends_idle_connections_soon() -> None:
     with serving(hello, drain_seconds=60) as server, HTTPPeer(server) as used, Peer(server) as new:
         used.ask()
         used.answer()
-        eventually(lambda: len(server._connections) == 2)
+        eventually(lambda: server.open_connections == 2)
         server.stop()
         assert used.read_all() == new.read_all() == b""
 
@@ -225,7 +225,7 @@ def test_what_survives_its_kill_does_not_hold_up_the_stop() -> None:
         server.stop(0)
         serving_on.get(timeout=DEADLINE)
         gate.set()
-        eventually(lambda: not server._connections)
+        eventually(lambda: not server.open_connections)
 
 
 def test_a_browser_that_does_not_read_does_not_hold_up_the_stop_of_others() -> None:

@@ -20,6 +20,7 @@ from tests.thyme.serving import (
     echo,
     eventually,
     hello_of_a_coroutine,
+    let_servers_send_by,
     serving,
     start,
 )
@@ -110,7 +111,7 @@ def test_a_slow_client_that_never_reads_is_dropped_and_its_memory_freed() -> Non
     talker = Talker()
     with serving(talker, slow_bytes=1 << 20, close_seconds=0.05) as server, Browser(server):
         talker.gone.wait()
-        eventually(lambda: not server._connections)
+        eventually(lambda: not server.open_connections)
         assert server.unsent == 0
 
 
@@ -129,7 +130,7 @@ def test_a_coroutine_that_says_no_more_has_slow_clients_too(settings: dict[str, 
     async def application(scope: Scope, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.accept"})
-        while not any(connection.stream._outgoing for connection in server._connections):
+        while not server.unsent:
             await send({"type": "websocket.send", "text": "x" * 8192})
             await asyncio.sleep(0.001)  # a round of the hub
         heard.append((await receive())["code"])
@@ -155,17 +156,20 @@ def test_nobody_waits_for_what_a_coroutine_has_given_up(settings: dict[str, Any]
         Peer(server, b"GET / HTTP/1.0\r\n\r\n"),
     ):
         eventually(lambda: server.unsent)
-        eventually(lambda: not server._connections)
+        eventually(lambda: not server.open_connections)
 
 
 def test_the_end_of_a_coroutines_answer_waits_no_longer_than_slow_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Stream, "_send", lambda stream, data: 0)  # the kernel takes nothing
+    def send(real: socket.socket, data: bytes) -> int:
+        raise BlockingIOError  # the kernel takes nothing
+
+    let_servers_send_by(monkeypatch, send)
     application = adapt(hello_of_a_coroutine)
     with serving(application, slow_seconds=0.05) as server, Peer(server, GET):
         eventually(lambda: server.unsent)
-        eventually(lambda: not server._connections)
+        eventually(lambda: not server.open_connections)
 
 
 def test_other_clients_are_not_affected() -> None:
@@ -196,7 +200,7 @@ def test_a_response_is_cut_off_after_slow_seconds() -> None:
 
     with serving(application, slow_seconds=0.05) as server, Peer(server, GET) as peer:
         gone.wait()
-        eventually(lambda: not server._connections)
+        eventually(lambda: not server.open_connections)
         assert not peer.read_all().endswith(b"0\r\n\r\n")
 
 
@@ -243,7 +247,12 @@ def test_a_peer_is_not_blamed_when_we_stood_still_and_its_answer_is_here() -> No
 
     reader = gevent.spawn(stream.read)
     heartbeat = Heartbeat(
-        stream, 0.01, 0.02, ping=ping, lost=lambda: blamed.append(1), listening=lambda: True
+        stream,
+        0.01,
+        0.02,
+        send_ping=ping,
+        on_timeout=lambda: blamed.append(1),
+        is_reading=lambda: True,
     )
     assert reader.get(timeout=30) == b"pong"
     gevent.sleep(0)

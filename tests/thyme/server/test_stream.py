@@ -10,24 +10,44 @@ from typing import Any
 import gevent
 import pytest
 
+from tests.thyme.serving import SocketWithSend
 from thyme.config import AHEAD_BYTES, READ_BYTES, WORK_PER_TURN
 from thyme.errors import Disconnected, ReadCancelled
-from thyme.server.stream import COALESCED_BYTES, Stream, _end_round
+from thyme.server.stream import COALESCED_BYTES, Stream
 
 Ends = tuple[Stream, socket.socket]
 
 
 @pytest.fixture
-def ends() -> Iterator[Ends]:
-    """A stream, and the socket at its other end (which may block: it is never made to)."""
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two connected sockets that do not block."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    theirs.settimeout(0)
+    theirs.setblocking(False)
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.fixture
+def ends(pair: tuple[socket.socket, socket.socket]) -> Iterator[Ends]:
+    """A stream, and the socket at its other end."""
+    ours, theirs = pair
     stream = Stream(ours)
     with gevent.Timeout(30):
         yield stream, theirs
     stream.close()
-    theirs.close()
+
+
+@pytest.fixture
+def full(pair: tuple[socket.socket, socket.socket]) -> int:
+    """The kernel's buffers are full: it takes no more. How many bytes that took."""
+    size = 0
+    while True:
+        try:
+            size += pair[0].send(b"a" * READ_BYTES)
+        except BlockingIOError:
+            return size
 
 
 def waiting(greenlet: gevent.Greenlet) -> gevent.Greenlet:
@@ -107,7 +127,7 @@ def test_what_is_kept_is_bounded(ends: Ends) -> None:
         except BlockingIOError:
             pass
         gevent.sleep(0)
-    assert len(stream._ahead) < AHEAD_BYTES + READ_BYTES
+    assert stream.unread < AHEAD_BYTES + READ_BYTES
     waiting(watcher)
     stream.cancel_read()
     watcher.join()
@@ -142,7 +162,7 @@ def test_a_killed_writer_leaves_whole_pieces(ends: Ends) -> None:
     other.get()
 
 
-# -- gathering
+# Coalesced writes.
 
 
 def heard(theirs: socket.socket) -> bytes:
@@ -153,10 +173,10 @@ def heard(theirs: socket.socket) -> bytes:
         return b""
 
 
-def test_what_is_gathered_goes_out_together_at_the_end_of_the_round(ends: Ends) -> None:
+def test_what_is_coalesced_goes_out_together_at_the_end_of_the_iteration(ends: Ends) -> None:
     stream, theirs = ends
-    assert stream.gather(b"a")
-    assert stream.gather(b"b")
+    assert stream.write_coalesced(b"a")
+    assert stream.write_coalesced(b"b")
     assert heard(theirs) == b""
     assert (stream.unsent, stream.offered, stream.sent) == (2, 2, 0)
     gevent.sleep(0)
@@ -167,20 +187,20 @@ def test_what_is_gathered_goes_out_together_at_the_end_of_the_round(ends: Ends) 
 def test_it_goes_out_before_the_hub_waits(ends: Ends) -> None:
     stream, theirs = ends
     reader = waiting(gevent.spawn(stream.read))
-    stream.gather(b"a")
+    stream.write_coalesced(b"a")
     theirs.send(b"question")
     reader.join()
     assert heard(theirs) == b"a"
 
 
-def test_several_streams_share_the_end_of_a_round(ends: Ends) -> None:
+def test_several_streams_share_the_end_of_an_iteration(ends: Ends) -> None:
     stream, theirs = ends
     left, right = socket.socketpair()
     left.setblocking(False)
     right.settimeout(0)
     other = Stream(left)
     for each, data in ((stream, b"a"), (other, b"b"), (stream, b"c")):
-        each.gather(data)
+        each.write_coalesced(data)
     gevent.sleep(0)
     assert (heard(theirs), heard(right)) == (b"ac", b"b")
     other.close()
@@ -188,129 +208,114 @@ def test_several_streams_share_the_end_of_a_round(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("write", [Stream.write, Stream.begin_write])
-def test_what_is_written_at_once_takes_along_what_was_gathered(ends: Ends, write: Any) -> None:
+def test_what_is_written_at_once_takes_along_what_was_coalesced(ends: Ends, write: Any) -> None:
     stream, theirs = ends
-    stream.gather(b"a")
+    stream.write_coalesced(b"a")
     write(stream, b"b")
     assert heard(theirs) == b"ab"
-    stream.gather(b"c")
+    stream.write_coalesced(b"c")
     gevent.sleep(0)
     assert heard(theirs) == b"c"
 
 
-def test_what_was_gathered_is_there_when_writing_has_finished(ends: Ends) -> None:
+def test_what_was_coalesced_is_there_when_writing_has_finished(ends: Ends) -> None:
     stream, theirs = ends
-    stream.gather(b"a")
+    stream.write_coalesced(b"a")
     stream.finish_write()
     assert heard(theirs) == b"a"
 
 
-def test_not_more_than_a_little_is_gathered(ends: Ends) -> None:
+def test_not_more_than_coalesced_bytes_are_coalesced(ends: Ends) -> None:
     stream, theirs = ends
-    assert stream.gather(b"a" * COALESCED_BYTES)
+    assert stream.write_coalesced(b"a" * COALESCED_BYTES)
     assert heard(theirs) == b""
-    assert stream.gather(b"b")
+    assert stream.write_coalesced(b"b")
     assert heard(theirs) == b"a" * COALESCED_BYTES + b"b"
 
 
-def full(stream: Stream) -> int:
-    """Fill the kernel's buffers; how many bytes that took."""
-    size = 0
-    while stream.begin_write(b"a" * READ_BYTES):
-        size += READ_BYTES
-    return size + READ_BYTES
-
-
-def test_what_was_gathered_for_a_peer_that_does_not_read_waits_and_goes_out(ends: Ends) -> None:
+def test_what_was_coalesced_for_a_peer_that_does_not_read_waits_and_goes_out(
+    ends: Ends, full: int
+) -> None:
     stream, theirs = ends
-    size = full(stream) - stream.unsent
-    stream._outgoing.clear()
-    assert stream.gather(b"b" * 100)
+    assert stream.write_coalesced(b"b" * 100)
     gevent.sleep(0)
     assert stream.unsent
-    assert not stream.gather(b"c")  # from now on, who writes waits
-    assert drained(theirs, size + 101) == b"a" * size + b"b" * 100 + b"c"
+    assert not stream.write_coalesced(b"c")  # from now on, who writes waits
+    assert drained(theirs, full + 101) == b"a" * full + b"b" * 100 + b"c"
     stream.finish_write()
     assert stream.unsent == 0
 
 
-def test_that_the_peer_has_gone_is_told_by_what_is_gathered_next(ends: Ends) -> None:
+def test_the_next_coalesced_write_raises_when_the_peer_has_gone(ends: Ends) -> None:
     stream, theirs = ends
     theirs.close()
-    assert stream.gather(b"a")
+    assert stream.write_coalesced(b"a")
     gevent.sleep(0)
     for _ in range(2):
         with pytest.raises(Disconnected):
-            stream.gather(b"b")
+            stream.write_coalesced(b"b")
 
 
-def test_somebody_may_be_told_that_the_kernel_has_not_taken_all(ends: Ends) -> None:
+def test_on_backlog_is_called_when_the_kernel_does_not_take_all(ends: Ends, full: int) -> None:
     stream, theirs = ends
-    size = full(stream) - stream.unsent
-    stream._outgoing.clear()
-    rests: list[int] = []
-    stream.on_backlog = lambda: rests.append(stream.unsent)
-    stream.gather(b"b" * 100)
+    backlogs: list[int] = []
+    stream.write_coalesced(b"b" * 100, lambda: backlogs.append(stream.unsent))
     gevent.sleep(0)
-    assert rests == [100]
-    writer = waiting(gevent.spawn(stream.finish_write))  # which is left to whoever was told
-    assert drained(theirs, size + 100).endswith(b"b" * 100)
+    assert backlogs == [100]
+    writer = waiting(gevent.spawn(stream.finish_write))  # left to the callback's owner
+    assert drained(theirs, full + 100).endswith(b"b" * 100)
     writer.get()
 
 
-def test_it_can_be_awaited_that_what_was_gathered_has_gone(ends: Ends) -> None:
+def test_flush_coalesced_returns_when_the_kernel_has_taken_all(ends: Ends, full: int) -> None:
     stream, theirs = ends
-    size = full(stream) - stream.unsent
-    stream._outgoing.clear()
-    stream.gather(b"b" * 100)
+    stream.write_coalesced(b"b" * 100)
     waits = waiting(gevent.spawn(stream.flush_coalesced))
-    assert drained(theirs, size + 100).endswith(b"b" * 100)
+    assert drained(theirs, full + 100).endswith(b"b" * 100)
     waits.get()
     stream.flush_coalesced()
 
 
-def test_it_can_be_given_up(ends: Ends) -> None:
+def test_discard_coalesced_ends_the_wait(ends: Ends, full: int) -> None:
     stream, _ = ends
-    full(stream)
-    stream._outgoing.clear()
-    stream.gather(b"b" * 100)
+    stream.write_coalesced(b"b" * 100)
     waits = waiting(gevent.spawn(stream.flush_coalesced))
     stream.discard_coalesced()
     waits.get()
     stream.flush_coalesced()
 
 
-def test_a_signal_between_two_streams_of_a_round_loses_nothing_of_the_second(
+def test_a_signal_between_two_streams_of_an_iteration_loses_nothing_of_the_second(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Signalled(Exception):
         pass
 
-    def handler(stream: Stream, data: bytes) -> int:
-        monkeypatch.undo()
+    def handler(real: socket.socket, data: bytes) -> int:
         raise Signalled
 
     stream, theirs = ends
     left, right = socket.socketpair()
-    other = Stream(left)
-    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *error: None)
-    monkeypatch.setattr(Stream, "_send", handler)
-    other.gather(b"a")
-    stream.gather(b"b")
+    other = Stream(SocketWithSend(left, handler))  # type: ignore[arg-type]
+    errors: list[Any] = []
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *error: errors.append(error[1]))
+    other.write_coalesced(b"a")
+    stream.write_coalesced(b"b")
     for _ in range(2):
         gevent.sleep(0)
+    assert errors == [Signalled]
     assert heard(theirs) == b"b"
     other.close()
     right.close()
 
 
-def test_what_was_gathered_before_a_fork_is_the_parents_to_write(ends: Ends) -> None:
+def test_what_was_coalesced_before_a_fork_is_the_parents_to_write(ends: Ends) -> None:
     stream, theirs = ends
-    stream.gather(b"a")
+    stream.write_coalesced(b"a")
     child = os.fork()
     if child == 0:
         try:
-            _end_round(gevent.get_hub().loop, stream._round)
+            stream.flush_coalesced()
         finally:
             os._exit(0)
     os.waitpid(child, 0)
@@ -319,19 +324,19 @@ def test_what_was_gathered_before_a_fork_is_the_parents_to_write(ends: Ends) -> 
     assert heard(theirs) == b"a"
 
 
-def test_closing_writes_what_was_gathered(ends: Ends) -> None:
+def test_closing_writes_what_was_coalesced(ends: Ends) -> None:
     stream, theirs = ends
-    stream.gather(b"a")
+    stream.write_coalesced(b"a")
     stream.close()
     assert heard(theirs) == b"a"
     gevent.sleep(0)
 
 
-def test_a_killed_greenlet_has_gathered_what_it_has_gathered(ends: Ends) -> None:
+def test_what_a_killed_greenlet_has_coalesced_goes_out(ends: Ends) -> None:
     stream, theirs = ends
 
     def application() -> None:
-        stream.gather(b"a")
+        stream.write_coalesced(b"a")
         gevent.sleep(10)
 
     greenlet = gevent.spawn(application)

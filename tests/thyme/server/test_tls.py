@@ -146,12 +146,12 @@ def test_a_handshake_that_takes_too_long_is_ended(certificate: str) -> None:
 def test_plain_http_is_no_tls(certificate: str) -> None:
     with serving(scheme, certificate=certificate) as server, Peer(server, CLOSING) as peer:
         assert b"HTTP/1.1" not in peer.read_all()
-        eventually(lambda: not server._connections)
+        eventually(lambda: not server.open_connections)
 
 
 def test_a_stop_ends_a_handshake_in_progress(certificate: str) -> None:
     with serving(scheme, certificate=certificate, drain_seconds=60) as server, Peer(server) as peer:
-        eventually(lambda: server._connections)
+        eventually(lambda: server.open_connections)
         server.stop()
         assert peer.read_all() == b""
 

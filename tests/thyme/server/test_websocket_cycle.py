@@ -305,15 +305,15 @@ def test_messages_that_are_gathered_go_out_in_one_piece_and_in_order() -> None:
     sent: list[int] = []
 
     def application(scope: Scope, receive: Receive, send: Send) -> None:
-        conversation: Any = send.__self__  # type: ignore[attr-defined]
+        cycle: Any = send.__self__  # type: ignore[attr-defined]
         send(ACCEPT)
-        for conversation.coalesce in (True, False):
-            sent.append(conversation.stream.sent)
+        for cycle.coalesce in (True, False):
+            sent.append(cycle.stream.sent)
             send(message("a"))
-            sent.append(conversation.stream.sent)
+            sent.append(cycle.stream.sent)
             send(message("b"))
             gevent.sleep(0)
-        sent.append(conversation.stream.sent)
+        sent.append(cycle.stream.sent)
         receive()
         receive()
 
@@ -328,9 +328,9 @@ def test_messages_that_are_gathered_go_out_in_one_piece_and_in_order() -> None:
 
 def test_a_close_follows_what_was_gathered() -> None:
     def application(scope: Scope, receive: Receive, send: Send) -> None:
-        conversation: Any = send.__self__  # type: ignore[attr-defined]
+        cycle: Any = send.__self__  # type: ignore[attr-defined]
         send(ACCEPT)
-        assert conversation.send_nowait(message("a"))
+        assert cycle.send_nowait(message("a"))
         send({"type": "websocket.close", "code": 4001})
 
     with serving(application) as server, Browser(server) as browser:
