@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jinja2
 import nbformat
+from course.chapters import paths as chapter_paths
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from pygments import highlight
@@ -66,7 +67,7 @@ def write_book(folder: Path) -> None:
     """All pages into `folder`, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    paths = sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
+    paths = chapter_paths()
     notebooks = [nbformat.read(path, as_version=4) for path in paths]
     chapters = [about(notebook, path.stem) for notebook, path in zip(notebooks, paths, strict=True)]
     sources = Sources(folder)

@@ -4,18 +4,29 @@ nbval alone may exit with 0 although nothing was compared: the cells after a dea
 time-out are "expected" to fail, a cell without a count is run but not compared, one with
 NBVAL_SKIP is not even run. Here each of these is a failure. What a chapter must look like beyond
 that is checked in `tests/notebooks/`, where the guard itself is tested, too.
+
+Only chapters are collected, and they run with IPython's defaults: a reader's own notebooks, files
+and settings do no harm. A chapter that fails after a reader has changed it is named, with the
+command that restores it.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
+from course import chapters
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 CHAPTER_SECONDS = 20.0  # of one chapter, its kernel included; longer ones are named, and pass
 
+HERE = Path(__file__).parent
+
 passed: set[str] = set()
+failed: set[Path] = set()  # chapters
 wanted: dict[str, str] = {}  # node id of each cell that has to pass ► its chapter
 seconds: dict[str, float] = defaultdict(float)
 complaints: list[str] = []
@@ -23,6 +34,19 @@ complaints: list[str] = []
 
 def is_cell(item: pytest.Item) -> bool:
     return isinstance(item, IPyNbCell)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the kernels an IPython directory of their own, instead of the reader's."""
+    directory = tempfile.TemporaryDirectory(prefix="thyme-course-ipython-")
+    config.add_cleanup(directory.cleanup)
+    os.environ["IPYTHONDIR"] = directory.name
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Ignore what is not a chapter, unless it was named on the command line."""
+    inside = HERE in collection_path.parents
+    return True if inside and collection_path not in chapters.paths(HERE) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,6 +60,8 @@ def pytest_make_collect_report(collector: pytest.Collector):
     if isinstance(collector, IPyNbFile) and report.passed and not report.result:
         report.outcome = "failed"
         report.longrepr = f"{collector.path.name} has no code cell: there is nothing to verify"
+    if report.failed:
+        failed.add(collector.path)
     return report
 
 
@@ -58,6 +84,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
             report.longrepr = f"this cell was not verified: {why}"
         elif report.when == "call" and report.passed:
             passed.add(item.nodeid)
+        if report.failed:
+            failed.add(item.path)
     return report
 
 
@@ -77,5 +105,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for chapter, taken in sorted(seconds.items()):
         note = f", wanted are {CHAPTER_SECONDS:g}" if taken > CHAPTER_SECONDS else ""
         terminalreporter.write_line(f"{chapter}: {taken:.1f} s{note}")
-    for complaint in complaints:
+    advice = [chapters.how_to_restore(path) for path in chapters.changed(HERE) if path in failed]
+    for complaint in complaints + advice:
         terminalreporter.write_line(complaint, red=True)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from course import chapters
 from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
@@ -25,8 +26,8 @@ ABOUT_THE_RUN = ("execution", "collapsed", "scrolled")  # metadata of cells
 
 
 def main() -> None:
-    chapters = [HERE / Path(name).name for name in sys.argv[1:]] or sorted(HERE.glob("*.ipynb"))
-    for chapter in chapters:
+    wanted = [HERE / Path(name).name for name in sys.argv[1:]] or chapters.paths()
+    for chapter in wanted:
         began = time.monotonic()
         execute(chapter)
         print(f"{chapter.name}: {time.monotonic() - began:.1f} s")

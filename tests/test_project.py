@@ -1,7 +1,7 @@
-"""What holds the repository together: its arrows, its two lists of packages, its Makefile.
+"""The rules that hold the repository together: its layers, its lists of packages, its Makefile.
 
-Imports are read from the sources, not from running modules, so the rules also hold for what is
-imported inside functions.
+Imports are read from the sources, not from running modules, so the rules also hold for imports
+inside functions. `docs/architecture.md` explains the layers.
 """
 
 import ast
@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -29,32 +30,47 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def python_files(folder: Path, pattern: str = "*.py") -> Iterator[Path]:
+    """The files below `folder`, without the copies that JupyterLab and other editors hide there."""
+    for path in folder.rglob(pattern):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
 @cache
 def sources() -> dict[str, Path]:
     """Each module of ours, by its dotted name."""
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    files = [path for package in PACKAGES for path in python_files(ROOT / package)]
     return {module_name(path): path for path in sorted(files)}
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(sources()[module].read_text())
 
 
 def is_for_types_only(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
-def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
+def statements(node: ast.AST, in_functions: bool = True) -> Iterator[ast.Import | ast.ImportFrom]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
-        elif not is_for_types_only(child):
-            yield from statements(child)
+        elif not is_for_types_only(child) and (in_functions or not isinstance(child, FUNCTIONS)):
+            yield from statements(child, in_functions)
 
 
 @cache
-def imports(module: str) -> frozenset[str]:
+def imports(module: str, in_functions: bool = True) -> frozenset[str]:
     """The dotted names that `module` imports; of ours, the module that has the name."""
-    path = sources()[module]
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    is_package = sources()[module].name == "__init__.py"
+    package = module if is_package else module.rpartition(".")[0]
     found = set()
-    for node in statements(ast.parse(path.read_text())):
+    for node in statements(tree(module), in_functions):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
             continue
@@ -66,14 +82,26 @@ def imports(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def closure(module: str, without: frozenset[str] = frozenset()) -> set[str]:
-    """All that `module` imports, directly or through modules of ours other than `without`."""
+def packages_above(module: str) -> set[str]:
+    """The packages whose `__init__` runs before `module` is imported."""
+    parts = module.split(".")
+    return {".".join(parts[:length]) for length in range(1, len(parts))} & sources().keys()
+
+
+def closure(module: str) -> set[str]:
+    """All that is imported with `module`, directly, through modules of ours, or by a package.
+
+    Imports inside the functions of an `__init__` are left out: they run only when a public name is
+    asked for.
+    """
     seen: set[str] = set()
     todo = {module}
     while todo:
-        reached = imports(todo.pop()) - seen - without
+        name = todo.pop()
+        is_package = sources()[name].name == "__init__.py"
+        reached = imports(name, in_functions=not is_package) | packages_above(name)
+        todo |= (reached - seen) & sources().keys()
         seen |= reached
-        todo |= reached & sources().keys()
     return seen
 
 
@@ -81,11 +109,98 @@ def within(names: set[str] | frozenset[str], packages: set[str]) -> set[str]:
     return {name for name in names if name.partition(".")[0] in packages}
 
 
-def modules_of(package: str) -> list[str]:
-    return [name for name in sources() if name.partition(".")[0] == package]
+def modules_of(*packages: str) -> list[str]:
+    return [name for name in sources() if name.partition(".")[0] in packages]
 
 
-# --- the arrows of the design -------------------------------------------------------------
+def test_copies_that_an_editor_hides_are_not_sources(tmp_path):
+    for place in ("a.py", ".ipynb_checkpoints/a-checkpoint.py", "b/.ipynb_checkpoints/c.py"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    assert list(python_files(tmp_path)) == [tmp_path / "a.py"]
+
+
+# --- the layers ---------------------------------------------------------------------------
+
+BOTTOM = {"thyme.asgi", "thyme.errors", "thyme.config", "thyme.replaced"}
+SERVING = {"thyme.protocol", "thyme.loop", "thyme.fastpath", "thyme.server", "thyme.loading"}
+PROGRAMS = {"thyme.cli", "thyme.management", "thyme.run", "thyme.testing", "thyme.__main__"}
+
+LAYERS: dict[str, set[str]] = {
+    # Folder or module, from the bottom up: the others of ours that it may import.
+    "thyme.asgi": set(),
+    "thyme.errors": set(),
+    "thyme.config": {"thyme.errors"},
+    "thyme.replaced": {"thyme.errors"},
+    "thyme.protocol": BOTTOM,
+    "thyme.loop": BOTTOM,
+    "thyme.fastpath": BOTTOM | {"thyme.loop"},
+    "thyme.server": BOTTOM | {"thyme.protocol"},
+    "thyme.split": BOTTOM | {"gredis"},
+    "thyme.services": BOTTOM,
+    "thyme.supervisor": BOTTOM,
+    "thyme.loading": BOTTOM | {"thyme.loop", "thyme.fastpath", "thyme.server"},
+    "thyme.cli": BOTTOM | SERVING | {"thyme.supervisor"},
+    "thyme.management": BOTTOM | SERVING | {"thyme.supervisor"},
+    "thyme.management.commands.runworker2": BOTTOM
+    | {"thyme.loading", "thyme.loop", "thyme.management", "thyme.split", "thyme.supervisor"}
+    | {"gredis"},
+    "thyme.testing": BOTTOM | SERVING | {"thyme.supervisor"},
+    "thyme.run": BOTTOM | {"thyme.services", "thyme.supervisor"},
+    "thyme.__main__": {"thyme.cli"},
+    "thyme": {"thyme.config", "thyme.loop", "thyme.server", "thyme.split"},  # its public names
+    "gredis": {"gredis.channels", "gredis.drivers"},  # its public names
+    "gredis.errors": set(),
+    "gredis.names": {"gredis.errors"},
+    "gredis.messages": {"gredis.errors"},
+    "gredis.location": {"gredis.errors"},
+    "gredis.carriers": {"gredis.errors", "gredis.names", "gredis.messages"},
+    "gredis.router": {"gredis.errors", "gredis.names", "gredis.messages"},
+    "gredis.hub": {"gredis.carriers", "gredis.errors", "gredis.names", "gredis.messages"},
+    "multichat": {"chat", "thyme", "gredis"},
+    "chat": set(),
+}
+
+
+def unit(module: str, units: set[str] | frozenset[str]) -> str:
+    """The longest name among `units` that `module` is, or is inside of."""
+    parts = module.split(".")
+    above = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((name for name in above if name in units), "")
+
+
+def wrong_imports(module: str) -> set[str]:
+    """Modules of ours that `module` imports although its layer may not."""
+    units = frozenset(LAYERS)
+    here = unit(module, units)
+    if here == "gredis" and module != "gredis":
+        allowed = {"gredis"}  # the modules beside each other: no more than that no cycle is made
+    elif here == "thyme" and module != "thyme":
+        allowed = set()  # a new folder or module: it needs a line in the table
+    else:
+        allowed = LAYERS[here]
+    ours = within(imports(module), set(PACKAGES)) - {module}
+    return {
+        name
+        for name in ours
+        if unit(name, units) != here and not any(f"{name}.".startswith(f"{a}.") for a in allowed)
+    }
+
+
+@pytest.mark.parametrize("module", modules_of(*PACKAGES))
+def test_imports_point_downwards_only(module):
+    assert wrong_imports(module) == set()
+
+
+@pytest.mark.parametrize("module", modules_of("thyme"))
+def test_only_the_split_knows_gredis(module):
+    if not re.match(r"thyme\.(split\.|management\.commands\.runworker2$)", module):
+        assert within(imports(module), {"gredis"}) == set()
+
+
+@pytest.mark.parametrize("module", modules_of("gredis"))
+def test_gredis_knows_nothing_of_thyme_or_the_chat(module):
+    assert within(imports(module), {"thyme", "multichat", "chat"}) == set()
 
 
 @pytest.mark.parametrize("module", modules_of("chat"))
@@ -94,32 +209,55 @@ def test_chat_knows_django_and_channels_only(module):
     assert {name for name in imports(module) if name.partition(".")[0] not in allowed} == set()
 
 
-@pytest.mark.parametrize("module", modules_of("thyme"))
-def test_only_relay_and_worker_of_thyme_know_gredis(module):
-    assert within(imports(module), {"multichat", "chat"}) == set()
-    if not re.match(r"thyme\.(split|management\.commands\.runworker2)", module):
-        assert within(imports(module), {"gredis"}) == set()
+def test_no_modules_import_each_other_in_a_cycle():
+    graph = {name: imports(name) & sources().keys() - {name} for name in sources()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imported before it is complete: {' ► '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("module", modules_of("gredis"))
-def test_gredis_knows_nothing_else_of_ours(module):
-    assert within(imports(module), {"thyme", "multichat", "chat"}) == set()
+# --- code without I/O ---------------------------------------------------------------------
+
+PURE = re.compile(
+    r"thyme\.protocol(\..+)?"
+    r"|thyme\.split(\.(?!drivers\b)(?!(relay|worker)\.(gevent|asyncio)$).+)?"
+    r"|gredis\.(names|messages|errors|router|session|carriers(\..+)?|hub\.state)"
+)
+"""Everything that decides and leaves waiting to others: `protocol/` (bytes to events and back), the
+split without its drivers and programs, the core of gredis and its wire formats."""
+
+CORE = re.compile(r"gredis\.(names|messages|router|hub\.state)")
+
+IO = {"gevent", "asyncio", "socket", "select", "selectors", "ssl", "threading", "subprocess"}
+IO |= {"redis", "django", "channels", "asgiref"}
 
 
-CORE = [
-    name for name in sources() if re.fullmatch(r"gredis\.(names|messages|router|hub\.state)", name)
-]
-PROTOCOLS = [name for name in sources() if name.startswith("thyme.protocol.")]
-IO = {"gevent", "asyncio", "socket", "select", "selectors", "ssl", "threading", "redis"}
+def pure_modules() -> list[str]:
+    return [name for name in sources() if PURE.fullmatch(name)]
 
 
-@pytest.mark.parametrize("module", CORE + PROTOCOLS)
-def test_protocols_and_the_core_do_no_io(module):
+@pytest.mark.parametrize("module", pure_modules())
+def test_code_without_io_imports_none_even_indirectly(module):
     assert within(closure(module), IO) == set()
 
 
-@pytest.mark.parametrize("module", CORE)
-def test_the_core_knows_no_clock(module):
+def test_code_without_io_runs_in_a_process_without_gevent_and_asyncio():
+    """The same, seen from outside: libraries are included, and imports that no source shows."""
+    names = pure_modules()
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        f"print(sorted({{'gevent', 'asyncio', 'redis', 'channels'}} & set(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", [name for name in sources() if CORE.fullmatch(name)])
+def test_the_core_of_gredis_knows_no_clock(module):
     assert within(closure(module), {"time", "datetime"}) == set()
 
 
@@ -127,6 +265,34 @@ def test_the_server_itself_does_not_import_asyncio():
     reached = closure("thyme.server.server")
     assert "thyme.server.connection" in reached
     assert within(reached, {"asyncio", "asgiref"}) == set()
+
+
+# --- one way to do each thing -------------------------------------------------------------
+
+IMPORT_IN_FUNCTIONS = {
+    "thyme.loading": "where the way of running an application is chosen",
+    "thyme.run": "a program: it asks for Redis or Postgres only if it is to use them",
+    "thyme.testing": "a program: it patches its process before it imports the rest",
+    "thyme.management.commands.runserver": "a program: Django imports every command",
+    "thyme.management.commands.runworker2": "a program, for gevent or for plain asyncio",
+    "thyme": "public names, imported when asked for: the asyncio relay needs no gevent",
+    "gredis": "public names, imported when asked for: only the channel layer needs Channels",
+    "gredis.drivers": "where the driver is chosen: that of the running loop",
+    "gredis.channels.layer": "its figures are read on gevent only",
+    "gredis.channels.encryption": "cryptography is optional",
+    "multichat.addresses": "embedded services are loaded only without an address of your own",
+}
+
+
+@pytest.mark.parametrize("module", modules_of(*PACKAGES))
+def test_imports_inside_functions_have_a_reason(module):
+    inside = imports(module) - imports(module, in_functions=False)
+    assert not inside or module in IMPORT_IN_FUNCTIONS
+
+
+def test_each_exception_for_imports_inside_functions_is_needed():
+    unused = {m for m in IMPORT_IN_FUNCTIONS if imports(m) == imports(m, in_functions=False)}
+    assert unused <= {"thyme"}
 
 
 def is_patching(node: ast.AST) -> bool:
@@ -140,8 +306,18 @@ def test_only_programs_patch_the_standard_library():
         path for path in files if any(map(is_patching, ast.walk(ast.parse(path.read_text()))))
     }
     programs = {"thyme/__main__.py", "thyme/run.py", "manage.py"}
-    programs.add("thyme/testing.py")  # in a process of its own
     assert {str(path.relative_to(ROOT)) for path in patching} <= programs
+
+
+FILES_PER_FOLDER = 14
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_folder_can_be_read_at_a_glance(package):
+    folders = {path.parent for path in sources().values()}
+    counts = {str(f.relative_to(ROOT)): len(list(f.glob("*.py"))) for f in folders}
+    crowded = {f: n for f, n in counts.items() if n > FILES_PER_FOLDER and f.startswith(package)}
+    assert crowded == {}
 
 
 # --- two lists of packages ----------------------------------------------------------------
@@ -216,6 +392,6 @@ def test_the_readme_shows_the_gunicorn_configuration_that_is_tested():
 
 def test_each_test_that_the_readme_names_exists():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
-    texts = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    texts = [path.read_text() for path in python_files(ROOT / "tests", "test_*.py")]
     assert {name for name in named if not any(f"def {name}(" in text for text in texts)} == set()
     assert named

@@ -18,8 +18,9 @@ Read next: `loading.py`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Scope = dict[str, Any]
 Event = dict[str, Any]
@@ -102,25 +103,62 @@ class BlockingTransport:
         return False
 
     def drain(self) -> None:
-        """Send the events that are kept, in order."""
-        while self._pending:
+        """Send the oldest event that is kept."""
+        if self._pending:
             self.send(self._pending.pop(0))
 
 
+@runtime_checkable
 class Application(Protocol):
-    """What a server or a worker runs. `loading.as_application` makes one of any callable."""
+    """What a server or a worker runs: `serve` once per connection, between `startup` and `close`.
 
+    A class that inherits from it need only define `serve`.
+    """
+
+    @abstractmethod
     def serve(self, scope: Scope, transport: Transport) -> None:
-        """Serve one connection, in the calling greenlet; return when the application has ended."""
+        """Serve one connection in the calling greenlet; return when the application has ended."""
 
     def startup(self) -> State | None:
         """Prepare to serve, before the first connection; return the state for all scopes, if any.
 
         Raises `thyme.errors.StartupFailed` when the application cannot serve.
         """
+        return None
 
     def close(self) -> None:
         """Clean up, after the last connection has ended."""
+        return None
 
     def metrics(self) -> list[MetricFamily]:
-        """Return the application's own metrics; they are added to the server's."""
+        """Return the application's own metrics, which are added to the server's."""
+        return []
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of a caller that has no `Transport`: ASGI (esque)."""
+        self.serve(scope, BlockingTransport(receive, send))
+
+
+class FunctionApplication(Application):
+    """An `Application` that calls an ordinary function (ASGI, esque).
+
+    An object that is called like a function may also have the methods `startup`, `close` and
+    `metrics`, each of them optional.
+    """
+
+    def __init__(self, function: BlockingApplication) -> None:
+        self.function = function
+        for name in ("startup", "close", "metrics"):
+            if hasattr(function, name):
+                setattr(self, name, getattr(function, name))
+
+    def serve(self, scope: Scope, transport: Transport) -> None:
+        """Call the function with the two callables of the transport."""
+        self.function(scope, transport.receive, transport.send)
+
+
+def as_application(application: Application | BlockingApplication) -> Application:
+    """Return `application` itself if it is an `Application`, else one that calls it."""
+    if isinstance(application, Application):
+        return application
+    return FunctionApplication(application)

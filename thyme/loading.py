@@ -1,17 +1,17 @@
-"""What an application is: ASGI (esque).
+"""From "module:attribute" to an `Application`: this module chooses how an application is run.
 
-ASGI's scope, events and their order, but no `await`: `application(scope, receive, send)` is an
-ordinary function that runs in a greenlet of its own; `receive()` and `send()` block that greenlet
-and nobody else. An ASGI 3 application (coroutines: stock Channels, Django's ASGI handler) is
-adapted to this once, when it is loaded.
+    an ordinary function (ASGI, esque)     called as it is                    asgi.py
+    an ASGI 3 application                  a coroutine behind a bridge        loop/bridge.py
+    Django's ASGIHandler                   Django's synchronous handler       fastpath/pages.py
+    Channels' ProtocolTypeRouter           each of its parts as above
+    Channels consumers behind any of them  called without asyncio             fastpath/patches.py
 
-This file decides which way an application is run. How coroutines meet greenlets is
-`loop/bridge.py`'s business; the ways around that bridge for synchronous Django code are in
-`fastpath/pages.py` and `fastpath/sync_consumers.py`.
+The last three are the *fast path*; `stock` turns it off. It is taken only in a process that gevent
+has patched, because synchronous code runs in greenlets there.
 
-Taught in notebooks/05_asgi_esque.ipynb.
-Specification: https://asgi.readthedocs.io/en/latest/specs/main.html
-Read next: `loop/bridge.py`.
+The imports in functions keep Django, Channels and asyncio out of processes that do not use them.
+
+Taught in notebooks/05_asgi_esque.ipynb. Read next: `loop/bridge.py`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from thyme.asgi import BlockingApplication, Receive, Scope, Send
+from thyme.asgi import Application, MetricFamily, Scope, State, Transport, as_application
 from thyme.errors import ApplicationNotFound
+from thyme.server.lifespan import Lifespan
 
 
-def load(spec: str, *, stock: bool = False) -> BlockingApplication:
-    """The application that `spec`, "module:attribute", names, ready to be called in a greenlet.
+def load(spec: str, *, stock: bool = False) -> Application:
+    """Import the application that `spec`, "module:attribute", names; see `prepare`.
 
-    An ASGI 3 application is adapted; with `stock` its synchronous parts go through asyncio as they
-    would elsewhere, instead of the short way. Raises `ApplicationNotFound`, with what was got,
-    what was expected and what to do; an error inside the module itself is left as it is.
+    Raises `ApplicationNotFound`, which states what was given, what was expected and what to do. An
+    error inside the module itself is passed on.
     """
     module_name, colon, attribute = spec.partition(":")
     if not (module_name and colon and attribute):
         raise ApplicationNotFound(
             f"got {spec!r}, expected MODULE:ATTRIBUTE; try multichat.asgi:application"
         )
-    if "" not in sys.path:  # like `python -m`: what is in this folder can be named
+    if "" not in sys.path:  # like `python -m`: modules in the current folder can be named
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
@@ -52,50 +52,70 @@ def load(spec: str, *, stock: bool = False) -> BlockingApplication:
         if not hasattr(found, name):
             raise ApplicationNotFound(f"{module_name!r} has no attribute {attribute!r}")
         found = getattr(found, name)
-    return esque(found, stock=stock)
+    return prepare(found, stock=stock)
 
 
-def esque(application: Any, *, stock: bool = False) -> BlockingApplication:
-    """`application` itself when it is an ordinary callable, else its adaptation."""
+def prepare(application: Any, *, stock: bool = False) -> Application:
+    """Return an `Application` that runs `application`, of either kind.
+
+    `stock`: run synchronous Django and Channels code through asyncio, as other servers do, instead
+    of on the fast path; for comparison. Raises `ApplicationNotFound` if it cannot be called.
+    """
     if not callable(application):
         raise ApplicationNotFound(f"got {application!r}, expected a callable application")
     if not is_asgi3(application):
-        ordinary: BlockingApplication = application
-        return ordinary
+        return as_application(application)
     if not stock and "channels" in sys.modules:
         from thyme.fastpath import patches
 
         patches.install()
     from thyme.loop.bridge import adapt
-    from thyme.server.lifespan import with_lifespan
 
-    serve = None
+    serving = None
     if not stock and "django" in sys.modules:
-        serve = short_way(application)
-    served: Any = with_lifespan(serve or adapt(application), adapt(application))
-    served.metrics = _layer_metrics
-    return served  # type: ignore[no-any-return]
+        serving = _on_fast_path(application)
+    return _WithLifespan(serving or adapt(application), Lifespan(adapt(application)))
 
 
-def _layer_metrics() -> list[Any]:
-    """What the channel layer counts, if there is one that does: figures for `server/status.py`."""
-    layers = sys.modules.get("channels.layers")
-    layer = layers and layers.get_channel_layer()
-    return list(getattr(layer, "metrics", list)())
+class _WithLifespan(Application):
+    """An adapted application, with the lifespan of the original."""
+
+    def __init__(self, serving: Application, lifespan: Lifespan) -> None:
+        self._serving = serving
+        self._lifespan = lifespan
+
+    def serve(self, scope: Scope, transport: Transport) -> None:
+        """Serve one connection."""
+        self._serving.serve(scope, transport)
+
+    def startup(self) -> State:
+        """Start the application's lifespan."""
+        return self._lifespan.startup()
+
+    def close(self) -> None:
+        """End the application's lifespan."""
+        self._lifespan.close()
+
+    def metrics(self) -> list[MetricFamily]:
+        """Return the metrics of the channel layer, if it has any."""
+        layers = sys.modules.get("channels.layers")
+        layer = layers and layers.get_channel_layer()
+        return list(getattr(layer, "metrics", list)())
 
 
 def is_asgi3(application: Any) -> bool:
-    """Whether calling `application` gives a coroutine (a coroutine function, or such a `__call__`).
+    """Return whether calling `application` gives a coroutine.
 
-    Channels' `as_asgi()` and routers and Django's handler all do.
+    That is so for a coroutine function and for an object whose `__call__` is one, such as Channels'
+    routers, the result of its `as_asgi()`, and Django's handler.
     """
     return inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(
         getattr(application, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
     )
 
 
-def short_way(application: Any) -> BlockingApplication | None:
-    """The short way for `application`, when all of it or its parts by protocol have one."""
+def _on_fast_path(application: Any) -> Application | None:
+    """Return an `Application` that runs all or parts of `application` without asyncio, if any."""
     from django.core.handlers.asgi import ASGIHandler
 
     from thyme.fastpath.pages import Pages
@@ -107,18 +127,19 @@ def short_way(application: Any) -> BlockingApplication | None:
         return Pages()
     channels_routing = sys.modules.get("channels.routing")
     if channels_routing and type(application) is channels_routing.ProtocolTypeRouter:
-        return _by_protocol(application.application_mapping)
+        return _ByProtocol(application.application_mapping)
     return None
 
 
-def _by_protocol(applications: dict[str, Any]) -> BlockingApplication:
-    """Channels' `ProtocolTypeRouter` for esque applications."""
-    esque_applications = {name: esque(found) for name, found in applications.items()}
+class _ByProtocol(Application):
+    """Channels' `ProtocolTypeRouter`, for applications of both kinds."""
 
-    def route(scope: Scope, receive: Receive, send: Send) -> None:
-        application = esque_applications.get(scope["type"])
+    def __init__(self, applications: dict[str, Any]) -> None:
+        self._applications = {name: prepare(found) for name, found in applications.items()}
+
+    def serve(self, scope: Scope, transport: Transport) -> None:
+        """Serve the connection with the application for its protocol."""
+        application = self._applications.get(scope["type"])
         if application is None:
             raise ValueError(f"No application configured for scope type {scope['type']!r}")
-        application(scope, receive, send)
-
-    return route
+        application.serve(scope, transport)

@@ -1,5 +1,6 @@
 """What the chapters share. What a chapter explains stands in the chapter, not here.
 
+chapters.py   the list of chapters; how to restore one
 figures.py    the one style of drawing: maps, sequences, layouts, turns; plots of measurements
 hub.py        a gevent hub in a native thread of its own, for servers beside the cells
 programs.py   Python programs as child processes

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
+from course.chapters import CHAPTERS
+
 INK, GREY, PALE, PAPER = "#22272e", "#6b7480", "#e9edf2", "#ffffff"
 BLUE, AMBER = "#1f5f99", "#f0b64d"  # dark and light: different in grey, too
 
@@ -25,24 +27,6 @@ FILLS = {  # kind of box: fill, outline, letters
 }
 FONT = "Helvetica, Arial, sans-serif"
 LINE = 15  # units between the lines of a text
-
-CHAPTERS = (
-    "tour",
-    "sockets",
-    "greenlets",
-    "HTTP",
-    "WebSocket",
-    "ASGI, esque",
-    "asyncio on the hub",
-    "crossbar",
-    "gredis on Redis",
-    "relay, workers",
-    "psycogreen",
-    "multichat",
-    "Redis or sockets?",
-    "when things die",
-    "under load",
-)
 
 
 class Figure:
@@ -137,13 +121,17 @@ class Figure:
 # --- what more than one chapter shows -----------------------------------------------------
 
 
-def you_are_here(chapter: int) -> Figure:
-    """The way through the course, with `chapter` marked."""
-    figure = Figure(760, 158, f"You are here: chapter {chapter:02}, {CHAPTERS[chapter]}.")
-    for number, name in enumerate(CHAPTERS):
-        row, column = divmod(number, 5)
-        kind = "ours" if number == chapter else "pale"
-        figure.box(10 + column * 149, 10 + row * 48, 140, 38, f"{number:02}\n{name}", kind)
+def you_are_here(number: int) -> Figure:
+    """The way through the course up to chapter `number`; later chapters do not change it."""
+    so_far = CHAPTERS[: number + 1]
+    rows = 1 + number // 5
+    figure = Figure(
+        760, 14 + 48 * rows, f"You are here: chapter {number:02}, {so_far[number].name}."
+    )
+    for place, chapter in enumerate(so_far):
+        row, column = divmod(place, 5)
+        kind = "ours" if place == number else "pale"
+        figure.box(10 + column * 149, 10 + row * 48, 140, 38, f"{place:02}\n{chapter.name}", kind)
     return figure
 
 

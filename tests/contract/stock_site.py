@@ -12,8 +12,8 @@ from asgiref.sync import async_to_sync
 from channels.consumer import SyncConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
-from django.http import HttpResponse
 from django.core.asgi import get_asgi_application
+from django.http import HttpResponse
 from django.urls import path
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import nbformat
+from course.chapters import CHAPTERS
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).parents[2]
@@ -283,9 +284,10 @@ def leads_on(chapter: Chapter) -> Complaints:
     last = chapter.cells[-1]
     if last.cell_type != "markdown" or "**Next:**" not in last.source:
         yield "the last cell should say what comes next, after **Next:**"
-    for following in chapter.path.parent.glob(f"{chapter.number + 1:02}_*.ipynb"):
-        if f"]({following.name})" not in last.source:
-            yield f"**Next:** should link to {following.name}"
+    for following in CHAPTERS[chapter.number + 1 : chapter.number + 2]:
+        ends = "](../README.md)" in last.source  # written as the last chapter
+        if f"]({following.file})" not in last.source and not ends:
+            yield f"**Next:** should link to {following.file}, or end the course with ../README.md"
 
 
 def has_links_that_resolve(chapter: Chapter) -> Complaints:

@@ -4,8 +4,7 @@ import re
 
 import book
 import pytest
-
-from tests.notebooks.rules import ROOT
+from course import chapters
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def pages(folder):
 
 def test_the_index_leads_to_each_chapter_with_its_question(folder):
     index = (folder / "index.html").read_text()
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
+    for path in chapters.paths():
         assert f'href="{path.stem}.html"' in index
     assert "What are we going to build?" in index
     assert "<code>SynchronousOnlyOperation</code>" in index

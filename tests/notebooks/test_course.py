@@ -124,6 +124,12 @@ def test_figures_are_the_same_bytes_each_time():
     assert [each._repr_svg_() for each in drawn()] == [each._repr_svg_() for each in drawn()]
 
 
+def test_a_chapter_more_changes_no_map_of_the_chapters_before(monkeypatch):
+    before = [figures.you_are_here(number)._repr_svg_() for number in range(5)]
+    monkeypatch.setattr(figures, "CHAPTERS", figures.CHAPTERS[:5])
+    assert [figures.you_are_here(number)._repr_svg_() for number in range(5)] == before
+
+
 def test_a_field_that_goes_over_the_row_is_drawn_in_pieces():
     assert figures._pieces([(24, "head"), (16, "tail")], row=32) == [
         (0, 0, 24, "head", "plain"),

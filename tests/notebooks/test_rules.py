@@ -55,7 +55,7 @@ def good():
         code("passes(stub)", says[0], tags=["check"]),
         code("passes(answer)", says[1], tags=["solution"], jupyter={"source_hidden": True}),
         code("assert not left", tags=["teardown"]),
-        new_markdown_cell("**Next:** more."),
+        new_markdown_cell("**Next:** [more](01_sockets.ipynb)."),
     ]
 
 
@@ -69,6 +69,7 @@ def chapter(cells, folder=Path("nowhere")):
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "other.md").touch()
+    (tmp_path / "01_sockets.ipynb").touch()
     return tmp_path
 
 
@@ -154,6 +155,7 @@ BROKEN = [
     (rules.leaves_nothing, replacing("assert ", "")),
     (rules.leaves_nothing, lambda cells: [*cells, code("1")]),
     (rules.leads_on, without("Next")),
+    (rules.leads_on, replacing("01_sockets.ipynb", "other.md")),
     (rules.has_links_that_resolve, replacing("other.md", "another.md")),
 ]
 
@@ -170,8 +172,6 @@ def test_an_unfolded_solution_is_noticed(folder):
     assert list(rules.has_an_exercise_that_can_be_done(chapter(cells, folder))) != []
 
 
-def test_a_next_chapter_that_is_there_must_be_linked(folder):
-    (folder / "01_more.ipynb").touch()
-    assert list(rules.leads_on(chapter(good(), folder))) != []
-    linked = replacing("more.", "[more](01_more.ipynb)")(good())
-    assert list(rules.leads_on(chapter(linked, folder))) == []
+def test_a_chapter_may_end_the_course():
+    ended = replacing("[more](01_sockets.ipynb)", "[the code](../README.md)")(good())
+    assert list(rules.leads_on(chapter(ended))) == []

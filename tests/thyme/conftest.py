@@ -1,4 +1,4 @@
-"""Programs that are run both ways (see `test_short_way.py`), and a relay with workers."""
+"""Fixtures: programs that run on the fast path and on the stock path; a relay with workers."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def child() -> Iterator[subprocess.Popen[str]]:
         assert process.wait(timeout=60) == 0
 
 
-class Ways:
-    """Runs programs in the child."""
+class Paths:
+    """Runs programs in the child, on the fast path, the stock path, or both."""
 
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self.child = child
@@ -51,19 +51,19 @@ class Ways:
         return str(answer["printed"]).strip()
 
     def both(self, program: str) -> str:
-        """What `program` prints, the same both ways."""
-        stock, short = self.run(program, stock=True), self.run(program, stock=False)
-        assert short == stock
-        return short
+        """Return what `program` prints, which must be the same on both paths."""
+        stock, fast = self.run(program, stock=True), self.run(program, stock=False)
+        assert fast == stock
+        return fast
 
-    def short(self, program: str) -> str:
-        """What `program` prints on the short way."""
+    def fast(self, program: str) -> str:
+        """Return what `program` prints on the fast path."""
         return self.run(program, stock=False)
 
 
 @pytest.fixture
-def ways(child: subprocess.Popen[str]) -> Ways:
-    return Ways(child)
+def paths(child: subprocess.Popen[str]) -> Paths:
+    return Paths(child)
 
 
 Start = Callable[..., tuple[GeventCrossbar, Worker]]

@@ -7,7 +7,7 @@ from typing import Any
 import gevent
 from gevent.queue import Queue
 
-from thyme.asgi import BlockingApplication
+from thyme.asgi import Application, BlockingApplication, BlockingTransport, as_application
 from thyme.errors import Disconnected
 
 HTTP = {
@@ -33,16 +33,20 @@ class Peer:
     """Runs an application on events that the test puts in, and keeps what it sends."""
 
     def __init__(
-        self, application: BlockingApplication, scope: dict[str, Any], *events: Any
+        self, application: Application | BlockingApplication, scope: dict[str, Any], *events: Any
     ) -> None:
         self.incoming: Queue = Queue()
         self.sent: Queue = Queue()
         self.gone = False
         for event in events:
             self.incoming.put(event)
-        self.greenlet = gevent.spawn(application, dict(scope), self.incoming.get, self._send)
+        serve = as_application(application).serve
+        self.greenlet = gevent.spawn(serve, dict(scope), self._transport())
 
-    def _send(self, event: Any) -> None:
+    def _transport(self) -> Any:
+        return BlockingTransport(self.incoming.get, self.send)
+
+    def send(self, event: Any) -> None:
         if self.gone:
             raise Disconnected("the peer has gone")
         self.sent.put(event)
@@ -63,7 +67,22 @@ class Peer:
 
 
 class ReadyPeer(Peer):
-    """A server's half that can say what is there already, as our own server's can."""
+    """A transport that can receive and send without blocking, as our own server's can."""
 
-    def receive_now(self) -> Any:
+    coalesce = False
+
+    def _transport(self) -> Any:
+        return self
+
+    def receive(self) -> Any:
+        return self.incoming.get()
+
+    def send_nowait(self, event: Any) -> bool:
+        self.send(event)
+        return True
+
+    def drain(self) -> None:
+        """Nothing is ever left to send."""
+
+    def receive_nowait(self) -> Any:
         return self.incoming.get_nowait() if self.incoming.qsize() else None

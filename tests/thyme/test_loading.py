@@ -41,7 +41,7 @@ def example(tmp_path, monkeypatch):
 
 def test_an_ordinary_function_is_taken_as_it_is(example):
     application = load("example_app:esque")
-    assert application is sys.modules["example_app"].esque
+    assert application.function is sys.modules["example_app"].esque
 
 
 @pytest.mark.parametrize("name", ["asgi3", "router"])

@@ -24,7 +24,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import Semaphore
 
-from thyme.asgi import BlockingApplication
+from thyme.asgi import Application
 from thyme.cli.options import config_of, read_options
 from thyme.cli.processes import Processes
 from thyme.cli.reload import times, watch
@@ -36,7 +36,7 @@ from thyme.loop.shared import close_shared_loop
 from thyme.server import access_log as accesslog
 from thyme.server.listeners import DESCRIPTOR, tcp_bind
 from thyme.server.server import Server
-from thyme.server.status import Gathered, Status
+from thyme.server.status import CombinedStatus, Status
 from thyme.supervisor.child import ChildFailed
 from thyme.supervisor.signals import at_end_of_input, on_signals
 
@@ -78,7 +78,7 @@ def _supervise(options: dict[str, Any], config: Config) -> int:
     service = _Service(options, config, processes=processes)
     try:
         processes.start()
-        service.start_status(Gathered(processes.metrics_places))
+        service.start_status(CombinedStatus(processes.metrics_places))
     except BaseException:
         processes.stop()
         raise
@@ -110,7 +110,7 @@ class _Service:
         self._ended = Event()
         self._turn = Semaphore()
 
-    def start_status(self, application: BlockingApplication) -> None:
+    def start_status(self, application: Application) -> None:
         """Listen on the bind of --metrics, if there is one; or go on there with `application`."""
         bind = self._options.get("metrics")
         if self._status is not None:
@@ -157,7 +157,7 @@ class _Service:
                 return
             server, self._processes = self._server, self._successors()
             if self._processes is not None and server is not None:
-                self.start_status(Gathered(self._processes.metrics_places))
+                self.start_status(CombinedStatus(self._processes.metrics_places))
                 server.handed_over = True
                 server.stop()
                 self._server = None

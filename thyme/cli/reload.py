@@ -1,40 +1,64 @@
-"""Restart when a source file changes, for development."""
+"""Restart on source changes, for development (`--reload`).
+
+The operating system reports changed files to watchfiles (inotify on Linux, FSEvents on macOS).
+Its `watch()` blocks a thread, so it runs in gevent's thread pool: a real thread, in a patched
+process too, for which one greenlet waits.
+"""
 
 from __future__ import annotations
 
-import os
+import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import gevent
+import watchfiles
+
+STEP_MILLISECONDS = 200
+"""Changes that follow each other within this time are one change. Also the time to stop."""
+
+_LOGGER = logging.getLogger("thyme")
 
 
-def watch(folder: Path, before: dict[str, int], changed: Callable[[], None]) -> None:
-    """Call `changed` whenever a Python file below `folder` is; never returns. To develop with.
+class Reloader:
+    """Calls `on_change` whenever Python files below `folder` have changed.
 
-    `before`: when they had been changed (`times`) before the first of them was imported.
+    `start()` before the files are imported, so that no change is missed; then `stop()`.
     """
-    while True:
-        gevent.sleep(WATCH_SECONDS)
-        now = times(folder)
-        if now != before:
-            before = now
-            changed()
 
+    def __init__(self, folder: Path, on_change: Callable[[], None]) -> None:
+        self._folder = folder
+        self._on_change = on_change
+        self._stopping = threading.Event()
+        self._greenlet = gevent.Greenlet(self._run)
 
-def times(folder: Path) -> dict[str, int]:
-    """When each source file was changed, without those of hidden folders (environments, caches)."""
-    found = {}
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        for name in files:
-            if name.endswith(".py"):
-                try:
-                    found[f"{place}/{name}"] = (Path(place) / name).stat().st_mtime_ns
-                except FileNotFoundError:
-                    continue
-    return found
+    def start(self) -> None:
+        """Start to watch, in a greenlet and a thread."""
+        self._greenlet.start()
 
+    def stop(self) -> None:
+        """Stop watching; return when the thread has ended."""
+        self._stopping.set()
+        self._greenlet.join()
 
-WATCH_SECONDS = 1.0
-"""Between two looks at the source files, with --reload only."""
+    def _run(self) -> None:
+        changes = watchfiles.watch(
+            self._folder,
+            watch_filter=self._is_source,
+            step=STEP_MILLISECONDS,
+            stop_event=self._stopping,
+            rust_timeout=0,  # none
+            raise_interrupt=False,
+        )
+        pool = gevent.get_hub().threadpool
+        try:
+            while pool.apply(next, (changes, None)):
+                self._on_change()
+        except (OSError, RuntimeError) as error:  # such as the limit on inotify watches
+            _LOGGER.error("cannot watch %s for changes: %s", self._folder, error)
+
+    def _is_source(self, change: watchfiles.Change, path: str) -> bool:
+        """Return True for Python files outside hidden folders (environments, caches)."""
+        folders = Path(path).relative_to(self._folder).parts[:-1]
+        return path.endswith(".py") and not any(each.startswith((".", "__")) for each in folders)

@@ -1,4 +1,10 @@
-"""Database connections of greenlets: which greenlets may hold one, and when it is closed."""
+"""Database connections of greenlets: which greenlets may hold one, and closing those in time.
+
+Django keeps its connections per thread, and in a patched process each greenlet counts as one. Most
+handlers of most consumers use no database, and to ask Django for the connections of a greenlet
+costs some microseconds. So a signal of Django's marks the greenlets that have opened one, and the
+others are not asked.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +15,22 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 
 
-def _connected(**known: Any) -> None:
+def mark_greenlets_that_connect() -> None:
+    """Start to mark greenlets, for `used_database`. Idempotent."""
+    connection_created.connect(_mark, dispatch_uid="thyme.fastpath.database")
+
+
+def _mark(**details: Any) -> None:
     gevent.getcurrent().used_database = True
 
 
-connection_created.connect(_connected, dispatch_uid="thyme.deliveries")
-
-
 def used_database(greenlet: Any) -> bool:
-    """Whether a greenlet may hold an open database connection.
-
-    Most handlers of most consumers use none, and asking Django for those of a greenlet costs some
-    microseconds; that one was opened Django says itself.
-    """
+    """Return whether `greenlet` may hold an open database connection."""
     return getattr(greenlet, "used_database", False)
 
 
 def close_old_connections() -> None:
-    """Django's, for a greenlet: as before and after each request."""
+    """As Django's function of this name, for the current greenlet."""
     greenlet = gevent.getcurrent()
     if used_database(greenlet):
         known = connections.all(initialized_only=True)

@@ -1,11 +1,12 @@
-"""The short way for Django's pages: its own synchronous handler, in the request's greenlet.
+"""The fast path for Django's pages: Django's synchronous handler, in the request's greenlet.
 
-Under ASGI Django prepares each page for coroutines and then hands its synchronous views, middleware
+Under ASGI, Django prepares each page for coroutines and then hands synchronous views, middleware
 and signals over to a thread, several times a page: about 2 ms of CPU. Here the same handler class
-is used with a synchronous chain of middleware, as under WSGI, and called directly. Requests stay
-`ASGIRequest`s with their `scope`; asynchronous views and iterators still work, on the loop.
+is used with a synchronous chain of middleware, as under WSGI, and called directly. Requests are
+still `ASGIRequest`s with their `scope`; asynchronous views and iterators still work, on the loop.
 
-What stays stock: an `ASGIHandler` that somebody has subclassed or wrapped.
+An `ASGIHandler` that is subclassed or wrapped stays on Django's own path (`loading.py` decides).
+Read next: `patches.py`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from django.core.handlers.base import BaseHandler
 from django.http import FileResponse
 from django.urls import set_script_prefix
 
-from thyme.asgi import Event, Receive, Scope, Send
+from thyme.asgi import Application, Receive, Scope, Send, Transport
 from thyme.errors import Disconnected
 from thyme.loop.event_loop import HubLoop
-from thyme.loop.shared import belong_to, on_loop, shared_loop
+from thyme.loop.shared import run_on_loop, shared_loop, use_for_async_to_sync
 
 
 class _Handler(ASGIHandler):
@@ -39,22 +40,22 @@ class _Handler(ASGIHandler):
         self.load_middleware(is_async=False)
 
 
-class Pages:
-    """Django's pages as an esque application; as `ASGIHandler`, without its coroutines."""
+class Pages(Application):
+    """Django's pages: what `ASGIHandler` does, without its coroutines."""
 
     def __init__(self) -> None:
         self.handler = _Handler()
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request and its response."""
-        belong_to(shared_loop())
-        body = read_body(receive)
+    def serve(self, scope: Scope, transport: Transport) -> None:
+        """Answer one request."""
+        use_for_async_to_sync(shared_loop())
+        body = read_body(transport.receive)
         if body is None:
-            return  # the peer left before it had sent all
+            return  # the peer left before it had sent everything
         with closing(body):
             response = self._response(scope, body)
             try:
-                send_response(response, send, receive)
+                send_response(response, transport.send, transport.receive)
             except Disconnected:
                 pass
             finally:
@@ -73,9 +74,9 @@ class Pages:
 
 
 def read_body(receive: Receive) -> IO[bytes] | None:
-    """The request's body as a file; None when the peer has left.
+    """Return the request's body as a file, or None when the peer has left.
 
-    Above Django's FILE_UPLOAD_MAX_MEMORY_SIZE (bytes) it is a file on disk.
+    It is a file on disk above Django's FILE_UPLOAD_MAX_MEMORY_SIZE (bytes).
     """
     event = receive()
     if event["type"] == "http.disconnect":
@@ -115,15 +116,15 @@ def send_response(response: Any, send: Send, receive: Receive) -> None:
 
 
 def _awaited_parts(response: Any, receive: Receive) -> Iterator[bytes]:
-    """The parts of an asynchronous iterator, each awaited on the loop; ends when the peer leaves.
+    """Yield the parts of an asynchronous iterator, each awaited on the loop.
 
-    Such a response may wait for hours between two parts (server-sent events), so somebody must
-    watch for the disconnect.
+    Ends when the peer leaves: such a response may wait for hours between two parts (server-sent
+    events), so a greenlet watches for the disconnect.
     """
     loop = shared_loop()
     content: AsyncIterator[bytes] = aiter(response)
-    step = _Step(loop, content)
-    watcher = gevent.spawn(_when_gone, receive, step.cancel)
+    step = _NextPart(loop, content)
+    watcher = gevent.spawn(_on_disconnect, receive, step.cancel)
     try:
         while (part := step.next()) is not None:
             yield part
@@ -131,31 +132,30 @@ def _awaited_parts(response: Any, receive: Receive) -> Iterator[bytes]:
         watcher.kill()
         close = getattr(content, "aclose", None)
         if close is not None:
-            on_loop(loop, close())
+            run_on_loop(loop, close())
 
 
-def _when_gone(receive: Receive, then: Callable[[], None]) -> None:
-    event: Event = receive()
-    while event["type"] != "http.disconnect":
-        event = receive()
+def _on_disconnect(receive: Receive, then: Callable[[], None]) -> None:
+    while receive()["type"] != "http.disconnect":
+        pass
     then()
 
 
-class _Step:
-    """The next part of an asynchronous iterator, waited for in a greenlet; can be cancelled."""
+class _NextPart:
+    """Take the parts of an asynchronous iterator in a greenlet; can be cancelled from another."""
 
     def __init__(self, loop: HubLoop, content: AsyncIterator[bytes]) -> None:
         self.loop = loop
         self.content = content
         self.task: asyncio.Task[Any] | None = None
-        self.gone = False
+        self.cancelled = False
 
     def next(self) -> bytes | None:
-        """None at the end, and when the peer has left."""
-        if self.gone:
+        """Return the next part; None at the end, and after `cancel()`."""
+        if self.cancelled:
             return None
         try:
-            part: bytes | None = on_loop(self.loop, self._next())
+            part: bytes | None = run_on_loop(self.loop, self._next())
         except asyncio.CancelledError:
             return None
         return part
@@ -165,7 +165,7 @@ class _Step:
         return await anext(self.content, None)
 
     def cancel(self) -> None:
-        """The peer has left."""
-        self.gone = True
+        """End the wait for a part, and the iteration."""
+        self.cancelled = True
         if self.task is not None:
             self.loop.call_soon_threadsafe(self.task.cancel)

@@ -1,17 +1,12 @@
-"""asyncio on the hub: a loop that is "the running loop" of its greenlet only.
+"""asyncio's event loop on gevent's hub.
 
-asyncio keeps *the running loop* per native thread, and all greenlets of a thread share it. So in a
-gevent process one running loop makes `asyncio.get_running_loop()` succeed in every other greenlet:
-Django's ORM raises `SynchronousOnlyOperation` there, `async_to_sync` refuses to run.
+The loop is asyncio's own: tasks, transports and streams are the standard library's. Replaced are
+the waiting (`selector.py`), the waking, the executors (`executors.py`), how child processes are
+watched, and the visibility of the running loop, which is confined to the loop's greenlet
+(`running.py`). The methods of asyncio that are overridden are listed, with the versions they were
+tried with, in `thyme/replaced.py`.
 
-The cure is small. gevent tells a greenlet when its turn ends, and lets it go on by a call; at
-these two points we take the running loop away and put it back. Other greenlets never see it, and
-pay nothing.
-
-This file decides who owns the running loop, and how the loop is woken. Waiting is
-`loop/selector.py`'s business; which greenlet runs synchronous code is `loop/executors.py`'s.
-
-Taught in notebooks/06_asyncio_on_the_hub.ipynb.
+Taught in notebooks/06_asyncio_on_the_hub.ipynb. Read next: `selector.py`.
 """
 
 from __future__ import annotations
@@ -33,33 +28,30 @@ from typing import Any
 from gevent import getcurrent, monkey
 
 from thyme.loop.executors import OURS, GreenletExecutor
-from thyme.loop.running import Turns
+from thyme.loop.running import RunningLoopContext
 from thyme.loop.selector import HubSelector
+from thyme.replaced import check
 
 Scheduled = tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]
 
-NOTHING: Scheduled = (lambda: None, (), contextvars.Context())
-"""What a step does when nothing is scheduled for it."""
+EMPTY: Scheduled = (lambda: None, (), contextvars.Context())
+"""A no-op: what `run_inline` runs if nothing gets scheduled."""
 
 _Base: Any = asyncio.SelectorEventLoop  # of which we use parts that its type stubs leave out
 
 
 class HubLoop(_Base):
-    """asyncio's event loop, waiting on gevent's hub; several may run in one thread.
-
-    It is asyncio's own loop: tasks, transports and streams are the standard library's. Ours are
-    the waiting (`HubSelector`), the waking, where it runs, and who hears of a child's end.
-    """
+    """asyncio's event loop, waiting on gevent's hub. Several may run in one thread."""
 
     on_gevent = True
-    """That waiting in this loop lets other greenlets run: gredis asks, to choose its driver."""
+    """Waiting in this loop lets other greenlets run. gredis reads this to choose its driver."""
 
     _default_executor: Executor | None
 
     def __init__(self) -> None:
         self._waiting = HubSelector()
         self._greenlet: Any = None
-        self._next: Scheduled | None = None
+        self._inline: Scheduled | None = None
         self._hooks = self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook
         super().__init__(self._waiting)
 
@@ -70,7 +62,7 @@ class HubLoop(_Base):
         try:
             self._waiting.start()
             self._greenlet = getcurrent()
-            with Turns():
+            with RunningLoopContext():
                 super().run_forever()
         finally:
             self._greenlet = None
@@ -92,10 +84,10 @@ class HubLoop(_Base):
     def settle(
         self, future: asyncio.Future[Any], result: Any = None, error: BaseException | None = None
     ) -> None:
-        """Give `future` its result or error, if it still waits; from any greenlet of this thread.
+        """Set the result or error of `future`, unless it is done; from any greenlet of this thread.
 
-        `call_soon_threadsafe` would do the same with a call more for the loop to schedule and run;
-        in debug mode it is used, because only the loop's own greenlet may schedule there.
+        `call_soon_threadsafe` would do the same with one more callback to schedule and run. It is
+        used in debug mode, where only the loop's own greenlet may schedule.
         """
         if self.get_debug() and getcurrent() is not self._greenlet:
             self.call_soon_threadsafe(self.settle, future, result, error)
@@ -107,45 +99,50 @@ class HubLoop(_Base):
             future.set_exception(error)
         self._waiting.wake()
 
-    # Lending. Most of what a connection's task waits for comes by that connection's own greenlet:
-    # to leave the task's next step to the loop's greenlet would cost a switch there and back.
+    # Running inline. A callback of the loop may run in another greenlet of this thread, in place of
+    # the loop's own, while the loop waits and has nothing else to do. A connection's greenlet does
+    # that with the next step of its task when it has received an event for it: to leave the step to
+    # the loop's greenlet would cost a switch there and another back.
 
-    def can_lend(self) -> bool:
-        """Whether the calling greenlet may have its next callback run by `step()`.
+    def can_run_inline(self) -> bool:
+        """Return whether the calling greenlet may call `run_inline()` now.
 
-        So it is when the loop waits, in this thread, and has nothing to do; never in debug mode,
-        nor with a task factory: an eager one runs a task's first step at once, and schedules none.
+        That is so while the loop waits, in this thread, with nothing to do; never in debug mode,
+        nor with a task factory: an eager one runs a task's first step itself and schedules nothing.
         """
         waiting = self._waiting
         return waiting.waiter is not None and not (
-            waiting.lent or self._ready or self._debug or self._task_factory
+            waiting.occupied or self._ready or self._debug or self._task_factory
         )
 
-    def step(self, turns: Turns, schedule: Callable[..., Any], argument: Any) -> None:
-        """Call `schedule(argument)`, and run what it calls soon in the calling greenlet.
+    def run_inline(
+        self, context: RunningLoopContext, schedule: Callable[..., Any], argument: Any
+    ) -> None:
+        """Call `schedule(argument)`, and run the callback that it schedules in this greenlet.
 
-        To be called when `can_lend()` has said so; `turns` are the greenlet's. Until it returns
-        the loop runs nothing else, also when the callback blocks; then the rest is the loop's.
+        Call this only when `can_run_inline()` is true; `context` is the calling greenlet's. Until
+        this returns the loop runs nothing else, even if the callback blocks. What that callback
+        schedules in turn is left to the loop.
         """
         waiting, timers = self._waiting, len(self._scheduled)
-        waiting.lent = True
+        waiting.occupied = True
         try:
-            self._next = NOTHING
+            self._inline = EMPTY
             schedule(argument)
-            (callback, arguments, context), self._next = self._next, None
-            with turns:
+            (callback, arguments, variables), self._inline = self._inline, None
+            with context:
                 events._set_running_loop(self)
                 sys.set_asyncgen_hooks(*self._hooks)
                 try:
-                    context.run(callback, *arguments)
-                except Exception as error:  # no task's own: those it keeps
+                    variables.run(callback, *arguments)
+                except Exception as error:  # a callback's; a task keeps its own errors
                     message = f"Exception in callback {callback!r}"
                     self.call_exception_handler({"message": message, "exception": error})
         except BaseException:
-            self._next = None
+            self._inline = None
             raise
         finally:
-            waiting.lent = False
+            waiting.occupied = False
             if self._ready or waiting.held or self._stopping or len(self._scheduled) != timers:
                 waiting.wake()
 
@@ -155,9 +152,9 @@ class HubLoop(_Base):
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle | None:
-        """As asyncio's; but a step takes what was scheduled for it, and needs no handle."""
-        if self._next is NOTHING and context is not None:
-            self._next = callback, args, context
+        """As asyncio's; `run_inline` takes the first callback itself, without a handle."""
+        if self._inline is EMPTY and context is not None:
+            self._inline = callback, args, context
             return None
         handle: asyncio.Handle = super().call_soon(callback, *args, context=context)
         return handle
@@ -179,7 +176,7 @@ class HubLoop(_Base):
             raise RuntimeError(f"sig {sig} cannot be caught") from error
         self._signal_handlers[sig] = asyncio.Handle(callback, args, self, None)
 
-    # What a patched process does otherwise: "threads" are greenlets, children are gevent's.
+    # In a patched process "threads" are greenlets, and child processes are gevent's.
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
@@ -203,10 +200,10 @@ class HubLoop(_Base):
     async def _make_subprocess_transport(
         self, protocol: Any, *args: Any, extra: Any = None, **options: Any
     ) -> Any:
-        """As asyncio's; in a patched process gevent says when the child has ended.
+        """As asyncio's; in a patched process, gevent reports the exit of the child.
 
-        `subprocess.Popen` is gevent's there, and libev collects every child of the process as soon
-        as it ends. asyncio's own watchers (a thread in `waitpid`, a pidfd) would come too late.
+        `subprocess.Popen` is gevent's there, and libev reaps every child of the process as soon as
+        it exits. asyncio's own watchers (a thread in `waitpid`, a pidfd) would come too late.
         """
         if not patched("subprocess"):
             return await super()._make_subprocess_transport(protocol, *args, extra=extra, **options)
@@ -231,9 +228,10 @@ class HubLoop(_Base):
 
 
 class _Awaited:
-    """Reports the outcome of a job to a future of a loop.
+    """Report the outcome of an executor's job to a future of a loop.
 
-    What `asyncio.wrap_future` does for `concurrent.futures.Future`, whose locks are for threads.
+    Does what `asyncio.wrap_future` does, without the locks of `concurrent.futures.Future`, which
+    are for threads.
     """
 
     __slots__ = ("future", "loop")
@@ -265,7 +263,7 @@ class _Awaited:
 
 
 def patched(module: str = "threading") -> bool:
-    """Whether gevent has patched this module of the standard library, so that waiting yields."""
+    """Return whether gevent has patched this module of the standard library."""
     return bool(monkey.is_module_patched(module))
 
 
@@ -274,21 +272,25 @@ _Policy = _Policy or unix_events.DefaultEventLoopPolicy
 
 
 class HubLoopPolicy(_Policy):
-    """The event loop policy that makes a `HubLoop` wherever asyncio or asgiref want a new loop."""
+    """An event loop policy that creates a `HubLoop` wherever asyncio or asgiref create a loop."""
 
     _loop_factory = HubLoop
 
 
 def install() -> None:
-    """From now on every loop that `asyncio.run` or asgiref make in this process is a `HubLoop`.
+    """Make every loop that `asyncio.run` or asgiref create in this process a `HubLoop`.
 
-    One call, in a monkey-patched process, before the first loop is made:
+    Call it once, in a monkey-patched process, before the first loop is created:
 
     >>> from gevent import monkey; monkey.patch_all()
     >>> import thyme.loop; thyme.loop.install()
 
-    A loop that a program makes by name, as in `asyncio.SelectorEventLoop()`, stays asyncio's.
+    Raises `thyme.errors.Incompatible` when a name of asyncio, gevent or asgiref that the loop
+    depends on has disappeared (`thyme/replaced.py`).
+
+    A loop that is created by name, as in `asyncio.SelectorEventLoop()`, stays asyncio's.
     """
+    check("asyncio", "gevent", "asgiref")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.14 deprecates policies, until 3.16
         asyncio.set_event_loop_policy(HubLoopPolicy())

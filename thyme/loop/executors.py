@@ -1,8 +1,10 @@
 """Executors whose "threads" are greenlets, for `run_in_executor` and asgiref's `sync_to_async`.
 
-They decide in which greenlet synchronous code runs, and in what order; `loop/event_loop.py` and
-`loading.py` decide who uses which. Blocking code in them is cooperative only in a
-monkey-patched process (or when it uses gevent openly).
+They decide in which greenlet synchronous code runs, and in what order; `event_loop.py` and
+`bridge.py` decide which of them is used. Blocking code in them is cooperative only in a
+monkey-patched process (or when it uses gevent's own functions).
+
+Read next: `shared.py`.
 """
 
 from __future__ import annotations
@@ -20,23 +22,23 @@ Result = TypeVar("Result")
 
 
 class Outcome(Protocol):
-    """What a job reports to: a `concurrent.futures.Future`, or something lighter of a loop's."""
+    """The receiver of a job's result: a `concurrent.futures.Future`, or something lighter."""
 
     def set_running_or_notify_cancel(self) -> bool:
-        """The job is about to run; False when nobody wants it any more."""
+        """Note that the job is about to run; return False if it has been cancelled."""
 
     def set_result(self, result: Any, /) -> None:
-        """It has ended, with this result."""
+        """Note the job's result."""
 
     def set_exception(self, error: BaseException, /) -> None:
-        """It has ended, with this error."""
+        """Note the job's error."""
 
     def cancel(self) -> object:
-        """It will never run."""
+        """Note that the job will never run."""
 
 
 def _run(future: Outcome, call: Callable[[], Any]) -> None:
-    """Do one job and settle its future, as `concurrent.futures` workers do."""
+    """Run one job and report its outcome, as workers of `concurrent.futures` do."""
     if not future.set_running_or_notify_cancel():
         return
     try:
@@ -50,14 +52,14 @@ def _run(future: Outcome, call: Callable[[], Any]) -> None:
 
 
 class SerialExecutor(Executor):
-    """One greenlet, one job after the other: the "thread" of one connection.
+    """One greenlet that runs one job after the other: the "thread" of one connection.
 
-    The greenlet starts with the first job and lives until `shutdown()`, so that what a job leaves
-    in greenlet-local storage (Django's database connections) is there for the next.
+    The greenlet starts with the first job and lives until `shutdown()`, so greenlet-local storage
+    (Django's database connections) carries over from one job to the next.
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue | None = None  # made with the greenlet: most are never used
+        self._jobs: SimpleQueue | None = None  # created with the greenlet, if ever
         self.greenlet: gevent.Greenlet | None = None
         self._closed = False
 
@@ -70,7 +72,9 @@ class SerialExecutor(Executor):
     def start(self, outcome: Outcome, call: Callable[[], Any]) -> None:
         """Queue `call()`, which reports to `outcome`; raises `RuntimeError` after `shutdown()`."""
         if self._closed:
-            raise RuntimeError("the connection of this executor has ended: it takes no more calls")
+            raise RuntimeError(
+                "the connection of this executor has ended; it accepts no more calls"
+            )
         if self._jobs is None:
             self._jobs = SimpleQueue()
             self.greenlet = gevent.spawn(self._work, self._jobs)
@@ -80,8 +84,8 @@ class SerialExecutor(Executor):
         try:
             for future, call in iter(jobs.get, None):
                 _run(future, call)
-                del future, call  # the next job may be long in coming
-        finally:  # also when somebody kills this greenlet: nobody waits for it in vain
+                del future, call  # the next job may not come for hours
+        finally:  # also when this greenlet is killed, or its jobs would wait for ever
             self._closed = True
             self._cancel()
 
@@ -92,7 +96,7 @@ class SerialExecutor(Executor):
                 job[0].cancel()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Finish what is queued (or cancel it), then end the greenlet."""
+        """Run the queued jobs (or cancel them), then end the greenlet."""
         self._closed = True
         if cancel_futures:
             self._cancel()
@@ -103,9 +107,9 @@ class SerialExecutor(Executor):
 
 
 class ConnectionExecutor(Executor):
-    """The `SerialExecutor` of whichever connection asks: in whose context that is done.
+    """Delegates to the `SerialExecutor` of the connection in whose context it is called.
 
-    So asgiref can be told once, and not for each connection, where synchronous code is to run.
+    So asgiref is given one executor once, instead of one for each connection.
     """
 
     current: ClassVar[ContextVar[SerialExecutor]] = ContextVar("current")
@@ -120,7 +124,7 @@ class ConnectionExecutor(Executor):
 
 
 class GreenletExecutor(Executor):
-    """A greenlet per job, all at the same time: a loop's default executor in a patched process."""
+    """A greenlet per job, all concurrent: a loop's default executor in a patched process."""
 
     def __init__(self) -> None:
         self._greenlets: set[gevent.Greenlet] = set()
@@ -141,11 +145,11 @@ class GreenletExecutor(Executor):
         greenlet.rawlink(self._greenlets.discard)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs; by default wait for those that run."""
+        """Accept no more jobs; by default, wait for those that run."""
         self._closed = True
         if wait:
             gevent.joinall(list(self._greenlets))
 
 
 OURS = (SerialExecutor, ConnectionExecutor, GreenletExecutor)
-"""Those that can report to something lighter than a `concurrent.futures.Future`."""
+"""The executors that can report to an `Outcome` lighter than a `concurrent.futures.Future`."""

@@ -1,15 +1,16 @@
-"""A selector on gevent's hub: how `loop/event_loop.py` waits without holding up other greenlets.
+"""A selector on gevent's hub: how the loop waits without holding up other greenlets.
 
-asyncio's loop asks a selector which file descriptors are ready, and blocks in that question while
-it has nothing to do. Here the question blocks one greenlet: the hub watches the descriptors, and
-other greenlets run meanwhile. To be woken it needs no self-pipe and none of its three system
-calls: the same thread switches to it, another one rings one of the hub's `async` watchers.
+asyncio's loop asks a selector which file descriptors are ready, and blocks in that call while it
+has nothing to do. Here the call blocks one greenlet: the hub watches the descriptors, and other
+greenlets run meanwhile. Waking it needs no self-pipe and none of its three system calls: the same
+thread switches to the greenlet, another thread uses one of the hub's `async` watchers.
 
 The hub watches only while the loop runs, between `start()` and `stop()`. So a loop belongs to the
-native thread that runs it, whoever made it, and one that rests or was forgotten leaves nothing in
-the hub.
+native thread that runs it, whichever thread created it, and a loop that is stopped or forgotten
+leaves nothing in the hub.
 
-It decides how to wait. What to do afterwards is asyncio's business.
+This module decides how to wait; what to do afterwards is asyncio's business.
+Read next: `executors.py`.
 """
 
 from __future__ import annotations
@@ -27,24 +28,25 @@ from gevent.hub import Waiter
 native_thread: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 
 CLOSING: dict[int, Any] = getattr(gevent.os, "_closing_fd_to_event", {})
-"""Descriptors that a patched `os.close()` will really close once the hub has asked the kernel.
+"""Descriptors that a patched `os.close()` closes for real after the hub's next poll.
 
-A hub that sleeps instead (gevent 26.9) never does, and who reads a pipe never sees its end.
+A hub that goes to sleep before that poll (gevent 26.9) never closes them, and the reader of a pipe
+never sees its end. So while there are any, `select()` polls instead of sleeping.
 """
 
 EITHER = selectors.EVENT_READ | selectors.EVENT_WRITE
 
 SLICE = 0.001
-"""Seconds for which a busy loop goes on before descriptors and other greenlets get their turn."""
+"""Seconds that a busy loop runs before descriptors are polled and other greenlets run."""
 
 
 class HubSelector(selectors._BaseSelectorImpl):
     """A selector whose `select()` blocks only the greenlet that calls it.
 
-    What is registered, and the errors of registering, are the standard library's. `lent`: another
-    greenlet runs a callback of the loop; until that is over `select()` does not return. `held`: it
-    would have returned meanwhile, for a timer or a descriptor, and is to be woken after that.
-    `waiter`: what it waits with, if it does.
+    Registration and its errors are the standard library's. `occupied`: another greenlet runs a
+    callback of the loop (`HubLoop.run_inline`); `select()` does not return before that has ended.
+    `held`: `select()` would have returned meanwhile, and must be woken afterwards. `waiter`: what
+    `select()` waits on, None while it does not wait.
     """
 
     _fd_to_key: dict[int, selectors.SelectorKey]  # the standard library's, not in its stubs
@@ -60,13 +62,13 @@ class HubSelector(selectors._BaseSelectorImpl):
         self.waiter: Waiter | None = None
         self._woken = False
         self._polled = 0.0
-        self.lent = self.held = False
+        self.occupied = self.held = False
 
     def start(self) -> None:
-        """From now on wait on the hub of the calling thread."""
+        """Start to watch, on the hub of the calling thread."""
         self._thread, self._hub, self._woken = native_thread(), get_hub(), False
-        # It also tells the hub that somebody may come: a loop with nothing to do waits for calls
-        # from other threads, for ever if need be, and is no deadlock (gevent's LoopExit).
+        # This watcher also keeps the hub alive: a loop with nothing to do may wait for calls from
+        # other threads for ever, and that is no deadlock (gevent's LoopExit).
         self._doorbell = self._hub.loop.async_()
         self._doorbell.start(self.wake)
         for key in self._fd_to_key.values():
@@ -77,7 +79,7 @@ class HubSelector(selectors._BaseSelectorImpl):
         self._polled = 0.0 if self._watchers else perf_counter()
 
     def stop(self) -> None:
-        """Leave the hub; what is registered is watched again after the next `start()`."""
+        """Stop to watch. What is registered is watched again after the next `start()`."""
         doorbell, self._doorbell, self._hub, self._thread = self._doorbell, None, None, None
         for watcher in (*self._watchers.values(), doorbell):
             if watcher is not None:
@@ -90,30 +92,30 @@ class HubSelector(selectors._BaseSelectorImpl):
     # -- waiting
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """The keys that are ready, after at most `timeout` seconds (None: as long as it takes)."""
+        """Return the keys that are ready; wait at most `timeout` seconds (None: without limit)."""
         if timeout is None or timeout > 0:
             if not self._ready:
                 self._wait(timeout)
         elif perf_counter() - self._polled > SLICE:
-            self._woken = False  # a loop that wakes itself must not keep the others from their turn
+            self._woken = False  # a loop that wakes itself must not starve other greenlets
             self._wait(0)
-        while self.lent:
+        while self.occupied:
             self._woken, self.held = False, True
             self._wait(None)
         self._woken = self.held = False
         return self._collect() if self._ready else []
 
     def _wait(self, timeout: float | None) -> None:
-        # The waiter first, then the question: a signal's handler, which may run between any two
-        # lines of this greenlet, finds the one or is seen by the other.
+        # First the waiter is set, then `_woken` is read: a signal handler may run between any two
+        # lines of this greenlet, and either finds the waiter or is seen by the test.
         self.waiter = waiter = Waiter(self._hub)
         timer = None
         try:
             if CLOSING:
                 timeout = 0
             if timeout is not None:
-                # Also with 0: a timer comes after the hub has asked the kernel, while sleep(0)
-                # comes before, and would keep the others waiting for their descriptors.
+                # Also for 0: a timer fires after the hub has polled the kernel, whereas sleep(0)
+                # resumes before that and would keep others waiting for their descriptors.
                 timer = self._hub.loop.timer(timeout)
                 timer.start(self.wake)
             if not self._woken:
@@ -125,7 +127,7 @@ class HubSelector(selectors._BaseSelectorImpl):
                 timer.close()
 
     def wake(self) -> None:
-        """End the wait of `select()`; to be called in the thread in which it waits."""
+        """End the wait of `select()`. Must be called in the thread in which it waits."""
         if self._woken:
             return
         self._woken = True
@@ -133,11 +135,11 @@ class HubSelector(selectors._BaseSelectorImpl):
             self._hub.loop.run_callback(self.waiter.switch, None)
 
     def wake_from_anywhere(self) -> None:
-        """End the wait of `select()`; to be called in any thread and greenlet."""
+        """End the wait of `select()`. May be called in any thread and greenlet."""
         doorbell = self._doorbell
         if native_thread() == self._thread:
             self.wake()
-        elif doorbell is not None:  # else it does not run: nobody waits, nobody misses this
+        elif doorbell is not None:  # else the loop does not run, so nothing waits
             doorbell.send()
 
     # -- watching
@@ -152,11 +154,11 @@ class HubSelector(selectors._BaseSelectorImpl):
         watcher.start(self._on_ready, key.fd, pass_events=True)
 
     def _on_ready(self, events: int, descriptor: int) -> None:
-        # A negative number is libev's error; asyncio learns it from the read or write itself.
+        # A negative number is an error of libev; asyncio gets it from its read or write.
         self._ready[descriptor] = events if events > 0 else EITHER
-        if self.waiter is None or self.lent:
-            # The loop is blocked in one of its coroutines. Until it collects this, data that
-            # nobody reads must not spin the hub.
+        if self.waiter is None or self.occupied:
+            # The loop is busy or blocked in a coroutine. Data that it has not read yet must not
+            # make the hub spin, so this descriptor is not watched until the loop collects it.
             self._watchers[descriptor].stop()
             self._paused.add(descriptor)
         self.wake()
@@ -170,7 +172,7 @@ class HubSelector(selectors._BaseSelectorImpl):
         return [(keys[descriptor], events) for descriptor, events in ready.items()]
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Watch `fileobj` for `events` (EVENT_READ, EVENT_WRITE); KeyError when it is watched."""
+        """Watch `fileobj` for `events`: EVENT_READ, EVENT_WRITE. `KeyError` if it is watched."""
         key = super().register(fileobj, events, data)
         if self._hub is not None:
             try:
@@ -181,7 +183,7 @@ class HubSelector(selectors._BaseSelectorImpl):
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """Watch `fileobj` no longer; KeyError when it was not watched."""
+        """Stop watching `fileobj`. Raises `KeyError` if it is not watched."""
         key = super().unregister(fileobj)
         self._ready.pop(key.fd, None)
         self._paused.discard(key.fd)
@@ -192,6 +194,6 @@ class HubSelector(selectors._BaseSelectorImpl):
         return key
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching everything."""
         self.stop()
         super().close()

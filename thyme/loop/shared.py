@@ -1,4 +1,7 @@
-"""The loop that all adapted applications of a native thread share."""
+"""The loop that all adapted applications of a native thread share, and how greenlets use it.
+
+Read next: `bridge.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,11 @@ from gevent.event import AsyncResult
 
 from thyme.loop.event_loop import HubLoop
 
+_of_this_thread = monkey.get_original("_thread", "_local")()
+
 
 def shared_loop() -> HubLoop:
-    """The loop that all adapted applications of this native thread share; runs from now on."""
+    """Return this native thread's shared loop; start it, in a greenlet of its own, if need be."""
     loop: HubLoop | None = getattr(_of_this_thread, "loop", None)
     if loop is None or loop.is_closed():
         loop = _of_this_thread.loop = HubLoop()
@@ -26,7 +31,7 @@ def shared_loop() -> HubLoop:
 
 
 def close_shared_loop() -> None:
-    """Stop and close the shared loop of this thread, if there is one; its tasks are cancelled."""
+    """Cancel all tasks of this thread's shared loop, and close it. No-op if there is none."""
     loop: HubLoop | None = getattr(_of_this_thread, "loop", None)
     if loop is None or loop.is_closed():
         return
@@ -45,11 +50,11 @@ async def _cancel_all() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-_of_this_thread = monkey.get_original("_thread", "_local")()
+def run_on_loop(loop: HubLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run `coroutine` as a task of `loop` and return its result; blocks the calling greenlet only.
 
-
-def on_loop(loop: HubLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What `coroutine` returns, run as a task of `loop`; blocks the calling greenlet only."""
+    Raises what the coroutine raises, and `asyncio.CancelledError` when its task is cancelled.
+    """
     result: AsyncResult = AsyncResult()
 
     def settle(task: asyncio.Task[Any]) -> None:
@@ -64,11 +69,11 @@ def on_loop(loop: HubLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:
     return result.get()
 
 
-def belong_to(loop: HubLoop) -> None:
+def use_for_async_to_sync(loop: HubLoop) -> None:
     """Let `async_to_sync`, called in this greenlet from now on, run its coroutines on `loop`.
 
-    asgiref remembers the loop for the threads that its `sync_to_async` uses; a greenlet of ours is
-    such a "thread". Without this each call would make a loop of its own.
+    asgiref remembers a loop for each thread that its `sync_to_async` uses, and a greenlet of ours
+    counts as such a thread. Without this, each call would create and close a loop.
     """
     SyncToAsync.threadlocal.main_event_loop = loop
     SyncToAsync.threadlocal.main_event_loop_pid = os.getpid()

@@ -24,7 +24,7 @@ LINE_BYTES: Final = 256
 _USUAL = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9\-._~%!$&'()*+,;=:@/?]*) HTTP/1\.1")
 
 
-class LastFields:
+class HeadCache:
     """The header fields of the last request of one connection; `limit`: bytes in a whole head."""
 
     __slots__ = ("_fields", "_headers", "_limit")

@@ -35,7 +35,7 @@ from httptools import (
 )
 
 from thyme.config import CHUNK_OVERHEAD_BYTES, Config
-from thyme.protocol.head_cache import LastFields
+from thyme.protocol.head_cache import HeadCache
 from thyme.protocol.head_rules import (
     OWS,
     Header,
@@ -130,7 +130,7 @@ class RequestParser:
         self._deciding: list[Header] = []
         self._body_size = 0
         self._between = True  # two requests: nothing of the next has come
-        self._last_fields = LastFields(min(config.head_bytes, config.target_bytes))
+        self._last_fields = HeadCache(min(config.head_bytes, config.target_bytes))
         self._silence = 0  # bytes since the head began, or since the last piece of body
         self.events: deque[ParserEvent] = deque()
         self.in_head = False

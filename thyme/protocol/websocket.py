@@ -36,6 +36,7 @@ except ImportError:  # no compiler where it was installed
 
 from thyme.config import WORK_PER_TURN, Config
 from thyme.errors import ApplicationError
+from thyme.protocol.close_codes import CloseCode
 from thyme.protocol.frames import FIN_BINARY, FIN_TEXT, framed, head_at
 from thyme.protocol.head_rules import Refusal
 from thyme.protocol.http11 import Request
@@ -44,7 +45,6 @@ from thyme.protocol.response import checked
 Event = dict[str, Any]
 
 VERSION = b"13"  # RFC 6455 4.1
-ABNORMAL = 1006  # RFC 6455 7.1.5: "_The WebSocket Connection Close Code_ is considered to be 1006"
 
 _LOGGER = logging.getLogger("thyme.websocket.protocol")
 
@@ -180,7 +180,7 @@ class WebSocket:
 
     def refused(self) -> None:
         """The handshake was answered with plain HTTP: there will be no WebSocket."""
-        self._end(ABNORMAL, "")
+        self._end(CloseCode.ABNORMAL, "")
 
     # From the peer.
 
@@ -242,7 +242,7 @@ class WebSocket:
     def receive_eof(self) -> int:
         """The peer sends no more; without a close frame before, this is an abnormal end."""
         self._protocol.receive_eof()
-        self._end(ABNORMAL, "")
+        self._end(CloseCode.ABNORMAL, "")
         return 0
 
     def _receive_frame(self, frame: Frame) -> None:
@@ -273,8 +273,8 @@ class WebSocket:
             decoded = str(data, "utf-8")
         except UnicodeDecodeError as error:
             # RFC 6455 8.1: "that endpoint MUST _Fail the WebSocket Connection_"; 7.4.1: 1007.
-            self._protocol.fail(1007, f"{error.reason} at position {error.start}")
-            self._end(1007, "a text is not UTF-8")
+            self._protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+            self._end(CloseCode.INVALID_DATA, "a text is not UTF-8")
         else:
             self.events.append({"type": "websocket.receive", "bytes": None, "text": decoded})
 
@@ -350,4 +350,4 @@ class _Protocol(ServerProtocol):
 
 
 def _sent_code(protocol: ServerProtocol) -> int:
-    return ABNORMAL if protocol.close_sent is None else protocol.close_sent.code
+    return CloseCode.ABNORMAL if protocol.close_sent is None else protocol.close_sent.code

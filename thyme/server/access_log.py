@@ -28,7 +28,7 @@ _LOGGER = logging.getLogger("thyme.access")
 
 
 @dataclass(slots=True)
-class Visit:
+class AccessLogRecord:
     """One line: what was asked, by whom, and how it went."""
 
     place: Place
@@ -41,14 +41,14 @@ class Visit:
 
 
 class AccessLog:
-    """Writes a line for each `Visit`, in one of `FORMATS`."""
+    """Writes a line for each `AccessLogRecord`, in one of `FORMATS`."""
 
     def __init__(self, form: str) -> None:
         if form not in FORMATS:
             raise ValueError(f"got access log {form!r}, expected one of {FORMATS}")
         self._line = common_line if form == "common" else json_line
 
-    def write(self, visit: Visit) -> None:
+    def write(self, visit: AccessLogRecord) -> None:
         """Log it."""
         _LOGGER.info(self._line(visit))
 
@@ -62,7 +62,7 @@ def to_standard_error() -> None:
     _LOGGER.propagate = False
 
 
-def common_line(visit: Visit) -> str:
+def common_line(visit: AccessLogRecord) -> str:
     """In the Common Log Format."""
     when = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(visit.ended))
     request = visit.request
@@ -72,7 +72,7 @@ def common_line(visit: Visit) -> str:
     )
 
 
-def json_line(visit: Visit) -> str:
+def json_line(visit: AccessLogRecord) -> str:
     """As a JSON object."""
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(visit.ended)),
@@ -87,5 +87,5 @@ def json_line(visit: Visit) -> str:
     return json.dumps(line)
 
 
-def _client(visit: Visit) -> str | None:
+def _client(visit: AccessLogRecord) -> str | None:
     return visit.place.client[0] if visit.place.client else None

@@ -12,15 +12,15 @@ from time import monotonic, time
 
 from gevent import Timeout, sleep
 
-from thyme.asgi import BlockingApplication
+from thyme.asgi import Application
 from thyme.config import HEAD_READ_BYTES, Config
 from thyme.errors import Disconnected, ReadCancelled
 from thyme.protocol.head_rules import Refusal
 from thyme.protocol.http11 import ParserEvent, Request, RequestParser
 from thyme.protocol.response import refusal_response
 from thyme.protocol.scope import Place, http_scope, websocket_scope
-from thyme.server.access_log import AccessLog, Visit
-from thyme.server.http_cycle import Exchange
+from thyme.server.access_log import AccessLog, AccessLogRecord
+from thyme.server.http_cycle import HTTPCycle
 from thyme.server.metrics import Tally
 from thyme.server.proxies import Proxies
 from thyme.server.stream import Stream
@@ -56,7 +56,7 @@ class Connection:
         self,
         stream: Stream,
         place: Place,
-        application: BlockingApplication,
+        application: Application,
         config: Config,
         tally: Tally,
         *,
@@ -71,7 +71,7 @@ class Connection:
         self._application = application
         self._config = config
         self._parser = RequestParser(config)
-        self._exchange: Exchange | None = None
+        self._exchange: HTTPCycle | None = None
         self._conversation: Conversation | None = None
         self._stopping = False
         self._peer_sends = False  # more than we have read, perhaps: it must not miss our last word
@@ -81,7 +81,7 @@ class Connection:
         try:
             while self._serve_next():
                 pass
-            self.stream.finish_gathered()
+            self.stream.flush_coalesced()
             if self._peer_sends and not self.stream.ended:
                 self.stream.linger()
         except Exception:  # a mistake of ours: the application's are dealt with where it is called
@@ -144,7 +144,7 @@ class Connection:
             place = self._proxies.seen_through(place, request.headers)
         log = self._access_log
         began = (self.stream.offered, monotonic()) if log is not None else None
-        exchange = Exchange(self.stream, self._parser, request, self._config.server_header)
+        exchange = HTTPCycle(self.stream, self._parser, request, self._config.server_header)
         self._exchange = exchange
         if self._stopping:
             exchange.response.keep_alive = False
@@ -177,9 +177,9 @@ class Connection:
 
     def _visit(
         self, place: Place, request: Request, status: int, before: int, began: float
-    ) -> Visit:
+    ) -> AccessLogRecord:
         sent = max(0, self.stream.offered - before)  # the peer may have gone with what was before
-        return Visit(place, request, status, sent, monotonic() - began, time())
+        return AccessLogRecord(place, request, status, sent, monotonic() - began, time())
 
     def _next_head(self) -> ParserEvent | None:
         """A request, a refusal to answer with, or None when there is nothing to answer."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 
-from thyme.asgi import BlockingApplication, Event, Scope
+from thyme.asgi import Application, Event, Scope
 from thyme.config import DRAIN_BYTES, READ_BYTES
 from thyme.errors import ApplicationError, Disconnected, ReadCancelled
 from thyme.protocol.head_rules import Refusal
@@ -31,7 +31,7 @@ _SELDOM = frozenset({PATHSEND, HINT})
 _FAILED = Refusal(500, "the application failed")
 
 
-class Exchange:
+class HTTPCycle:
     """Call `run()` once; then `stream` is free for the next request if it returned True."""
 
     received = False
@@ -40,6 +40,7 @@ class Exchange:
     _sending = 0  # greenlets that wait for the peer to read
     _refusal: Refusal | None = None
     _answered = 0  # the status of our own answer, in place of the application's
+    coalesce = False  # as `Transport` has it: nothing is gained for a response
 
     def __init__(
         self, stream: Stream, parser: RequestParser, request: Request, server_header: str
@@ -53,14 +54,14 @@ class Exchange:
         self._continue_due = request.expects_continue
         self._reading = stream.reader
 
-    def run(self, application: BlockingApplication, scope: Scope) -> bool:
+    def run(self, application: Application, scope: Scope) -> bool:
         """Let the application answer; whether the connection can be used again.
 
         Never raises what the application raises: that is logged, and answered with 500 while
         nothing has been sent.
         """
         try:
-            application(scope, self.receive, self.send)
+            application.serve(scope, self)
             if not self.response.complete:
                 _LOGGER.error(
                     "%s: the application returned without completing its response", _asked(scope)
@@ -127,10 +128,10 @@ class Exchange:
                 self.send({"type": BODY, "body": piece, "more_body": True})
             self.send({"type": BODY, "body": file.read(missing)})
 
-    def begin_send(self, event: Event) -> bool:
+    def send_nowait(self, event: Event) -> bool:
         """`send`, for who gives the hub back soon (`Stream.gather`).
 
-        Never blocks; False when `finish_send()` is due.
+        Never blocks; False when `drain()` is due.
         """
         data = self._encoded(event)
         if data and not self.stream.gather(data):
@@ -139,8 +140,8 @@ class Exchange:
             self._wake_reader()
         return True
 
-    def finish_send(self) -> None:
-        """Return when the kernel has taken what `begin_send()` has left."""
+    def drain(self) -> None:
+        """Return when the kernel has taken what `send_nowait()` has left."""
         self._sending += 1
         try:
             self.stream.finish_write()
@@ -154,7 +155,7 @@ class Exchange:
             raise Disconnected("the application has returned: its response is over")
         return self.response.encode(event)
 
-    def receive_now(self) -> Event | None:
+    def receive_nowait(self) -> Event | None:
         """What `receive()` would give without blocking: a body that is here already."""
         if self._reading.locked() or self.received or self._over or self._continue_due:
             return None
@@ -210,7 +211,7 @@ class Exchange:
     def _finish(self) -> bool:
         self._over = True
         if self._sending:  # the application has given up
-            self.stream.drop_gathered()
+            self.stream.discard_coalesced()
         response, events = self.response, self._parser.events
         if response.complete and events and events[0] is END:  # the usual case: no body to come
             events.popleft()

@@ -23,12 +23,10 @@ import gevent
 from gevent.event import AsyncResult
 from gevent.queue import SimpleQueue
 
-from thyme.asgi import BlockingApplication, Event
+from thyme.asgi import Application, BlockingTransport, Event, State
 from thyme.errors import ApplicationError, StartupFailed
 
 _LOGGER = logging.getLogger("thyme.server")
-
-State = dict[str, Any]
 
 _UNKNOWN = "unknown"  # to the application: it has no lifespan
 
@@ -36,7 +34,7 @@ _UNKNOWN = "unknown"  # to the application: it has no lifespan
 class Lifespan:
     """`startup()` and `close()` of an application that has a lifespan by ASGI, or none."""
 
-    def __init__(self, application: BlockingApplication) -> None:
+    def __init__(self, application: Application) -> None:
         self._application = application
         self._asked: SimpleQueue = SimpleQueue()
         self._answer: AsyncResult = AsyncResult()
@@ -78,7 +76,7 @@ class Lifespan:
 
     def _live(self, scope: dict[str, Any]) -> None:
         try:
-            self._application(scope, self._asked.get, self._take)
+            self._application.serve(scope, BlockingTransport(self._asked.get, self._take))
         except Exception as error:
             if self._life is not None and self._answer.ready():
                 _LOGGER.exception("the application's lifespan failed")
@@ -92,12 +90,3 @@ class Lifespan:
         if not kind.startswith("lifespan.") or self._answer.ready():
             raise ApplicationError(f"got {kind!r}, which answers nothing of its lifespan")
         self._answer.set((kind, event.get("message", "")))
-
-
-def with_lifespan(application: Any, life: BlockingApplication) -> BlockingApplication:
-    """`application`, given the methods `startup` and `close` that speak with `life`."""
-    lifespan = Lifespan(life)
-    application.startup = lifespan.startup
-    application.close = lifespan.close
-    served: BlockingApplication = application
-    return served

@@ -20,7 +20,7 @@ import gevent
 from gevent.event import Event
 from gevent.server import StreamServer
 
-from thyme.asgi import BlockingApplication
+from thyme.asgi import Application, BlockingApplication, as_application
 from thyme.config import Config
 from thyme.errors import ReadCancelled
 from thyme.protocol.head_rules import Refusal
@@ -49,8 +49,10 @@ class Server:
     called by the two (see `server/lifespan.py`).
     """
 
-    def __init__(self, application: BlockingApplication, config: Config | None = None) -> None:
-        self.application = application
+    def __init__(
+        self, application: Application | BlockingApplication, config: Config | None = None
+    ) -> None:
+        self.application = as_application(application)
         self._config = config = config or Config()
         self._listeners: list[StreamServer] = []
         self._connections: dict[Connection, gevent.Greenlet] = {}
@@ -82,8 +84,7 @@ class Server:
                 if bind.startswith(DESCRIPTOR):
                     listener.max_accept = 1  # others accept there, too: no more than one's share
                 listeners.append(listener)
-            startup = getattr(self.application, "startup", None)
-            self._state = startup() if startup is not None else None
+            self._state = self.application.startup()
             for listener in listeners:
                 listener.start()
         except BaseException:
@@ -143,12 +144,9 @@ class Server:
             remove_sockets(self._config.binds)
 
     def _close_application(self) -> None:
-        close = getattr(self.application, "close", None)
-        if close is None:
-            return
         try:
             with gevent.Timeout(self._config.drain_seconds, False):
-                close()
+                self.application.close()
         except Exception:
             _LOGGER.exception("the application's close() failed")
 

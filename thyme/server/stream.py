@@ -33,7 +33,7 @@ LAST = -1  # gevent's priorities: after the sockets
 
 _ROUND = "streams_that_have_gathered"  # an attribute of their hub
 
-GATHERED_BYTES = 16 * 1024
+COALESCED_BYTES = 16 * 1024
 """More is not gathered for one peer: it would save no system calls worth mentioning."""
 
 # The standard library's own, also in a patched process.
@@ -55,17 +55,17 @@ class Stream:
 
     `ended`: the peer has ended its side (or the connection is gone). `received`, `sent`: bytes so
     far. `patience`: seconds that a `write` may wait for the peer to read; None: for ever, and no
-    timer. `reader`: to be held by whoever reads, where more than one greenlet may. `on_rest`:
+    timer. `reader`: to be held by whoever reads, where more than one greenlet may. `on_backlog`:
     called by the hub when the kernel has not taken all that was gathered; must not block. None:
-    the rest is waited for by a greenlet of the stream's own, see `finish_gathered()`.
+    the rest is waited for by a greenlet of the stream's own, see `flush_coalesced()`.
     """
 
     __slots__ = (
         "_ahead",
-        "_behind",
         "_broken",
         "_cancellations",
-        "_gathered",
+        "_coalesced",
+        "_flusher",
         "_hub",
         "_maybe_more",
         "_outgoing",
@@ -78,7 +78,7 @@ class Stream:
         "_writing",
         "_writing_lock",
         "ended",
-        "on_rest",
+        "on_backlog",
         "patience",
         "reader",
         "received",
@@ -97,10 +97,10 @@ class Stream:
         self._writing_lock = Semaphore()
         self.reader = Semaphore()
         self._outgoing: list[bytes | memoryview] = []
-        self._gathered = b""  # while there is any, `_outgoing` is empty
+        self._coalesced = b""  # while there is any, `_outgoing` is empty
         self._round: list[Stream] = vars(self._hub).setdefault(_ROUND, [])
-        self._behind: gevent.Greenlet | None = None
-        self.on_rest: Callable[[], None] | None = None
+        self._flusher: gevent.Greenlet | None = None
+        self.on_backlog: Callable[[], None] | None = None
         self._ahead = b""
         self._maybe_more = False
         self._work = 0
@@ -113,12 +113,12 @@ class Stream:
     @property
     def unsent(self) -> int:
         """Bytes that were written, and that the kernel has not taken."""
-        return len(self._gathered) + sum(map(len, self._outgoing))
+        return len(self._coalesced) + sum(map(len, self._outgoing))
 
     @property
     def offered(self) -> int:
         """Bytes that the kernel has taken so far, or will be offered at the end of this round."""
-        return self.sent + len(self._gathered)
+        return self.sent + len(self._coalesced)
 
     def handshake(self) -> None:
         """TLS: return when both sides have agreed. Raises `OSError`. A plain socket has none."""
@@ -239,8 +239,8 @@ class Stream:
         """
         if self._broken:
             raise Disconnected("the peer has gone")
-        if self._gathered:
-            data, self._gathered = self._gathered + data, b""
+        if self._coalesced:
+            data, self._coalesced = self._coalesced + data, b""
         rest: bytes | memoryview = data
         if not self._outgoing:  # nobody waits to write: the usual case
             sent = self._send(data)
@@ -261,26 +261,26 @@ class Stream:
         written before. Raises `Disconnected` when the peer is known to be gone; when that shows at
         the end of the round, the next call tells.
         """
-        if self._outgoing or self._broken or len(self._gathered) + len(data) > GATHERED_BYTES:
+        if self._outgoing or self._broken or len(self._coalesced) + len(data) > COALESCED_BYTES:
             return self.begin_write(data)
-        if not self._gathered:
+        if not self._coalesced:
             if not self._round:
                 self._hub.loop.run_callback(_end_round, self._hub.loop, self._round)
             self._round.append(self)
-        self._gathered += data
+        self._coalesced += data
         return True
 
     def _end_round(self) -> None:
-        data, self._gathered = self._gathered, b""
+        data, self._coalesced = self._coalesced, b""
         try:
             sent = self._send(data)
             if sent == len(data):
                 return
             self._outgoing.append(memoryview(data)[sent:])
-            if self.on_rest is not None:
-                self.on_rest()
+            if self.on_backlog is not None:
+                self.on_backlog()
             else:
-                self._behind = gevent.spawn(self._finish_behind)
+                self._flusher = gevent.spawn(self._finish_behind)
         except Disconnected:
             pass  # what is written next tells
 
@@ -292,19 +292,19 @@ class Stream:
         except Disconnected:
             pass
 
-    def finish_gathered(self) -> None:
+    def flush_coalesced(self) -> None:
         """Return when the kernel has taken what was gathered, or that was given up."""
-        if self._gathered:
+        if self._coalesced:
             self._end_round()
-        if self._behind is not None:
-            self._behind.join()
+        if self._flusher is not None:
+            self._flusher.join()
 
-    def drop_gathered(self) -> None:
+    def discard_coalesced(self) -> None:
         """Write what the kernel takes of what was gathered; wait for the rest no more."""
-        if self._gathered:
+        if self._coalesced:
             self._end_round()
-        if self._behind is not None:
-            self._behind.kill(block=False)
+        if self._flusher is not None:
+            self._flusher.kill(block=False)
 
     def finish_write(self) -> None:
         """Return when the kernel has taken all that was begun.
@@ -325,9 +325,9 @@ class Stream:
 
     def _flush(self) -> None:
         outgoing = self._outgoing
-        if self._gathered:
-            outgoing.append(self._gathered)
-            self._gathered = b""
+        if self._coalesced:
+            outgoing.append(self._coalesced)
+            self._coalesced = b""
         while outgoing:
             data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
             outgoing.clear()
@@ -381,11 +381,11 @@ class Stream:
 
     def close(self) -> None:
         """Close the socket, and wake those who wait for it. Idempotent."""
-        self.on_rest = _nothing
-        self.drop_gathered()
+        self.on_backlog = _nothing
+        self.discard_coalesced()
         self._broken = self.ended = True
         self._outgoing.clear()
-        self._gathered = b""
+        self._coalesced = b""
         self.cancel_read()
         self._readable.close()
         if self._writable is not None:
@@ -402,7 +402,7 @@ def _end_round(loop: Any, streams: list[Stream]) -> None:
     try:
         while streams:
             stream = streams.pop()
-            if stream._gathered:
+            if stream._coalesced:
                 stream._end_round()
     finally:
         if streams:  # a signal's handler has raised something
@@ -413,7 +413,7 @@ def _forget_round() -> None:
     """After a fork: what was gathered is the parent's to write."""
     streams: list[Stream] = vars(get_hub_if_exists() or object).get(_ROUND, [])
     for stream in streams:
-        stream._gathered = b""
+        stream._coalesced = b""
 
 
 os.register_at_fork(after_in_child=_forget_round)

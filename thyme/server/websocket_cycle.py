@@ -15,9 +15,10 @@ import logging
 import gevent
 from gevent import Timeout
 
-from thyme.asgi import BlockingApplication, Event, Scope
+from thyme.asgi import Application, Event, Scope
 from thyme.config import Config
 from thyme.errors import ApplicationError, Disconnected, ReadCancelled, TooSlow
+from thyme.protocol.close_codes import CloseCode
 from thyme.protocol.head_rules import Header, Refusal
 from thyme.protocol.http11 import Request
 from thyme.protocol.response import Response, refusal_response
@@ -27,9 +28,6 @@ from thyme.server.heartbeat import Heartbeat
 from thyme.server.stream import Stream
 
 _LOGGER = logging.getLogger("thyme.server")
-
-NORMAL, GOING_AWAY, INTERNAL_ERROR = 1000, 1001, 1011  # RFC 6455 7.4.1
-TRY_AGAIN_LATER = 1013  # IANA's registry of WebSocket close codes
 
 SWITCHING = 101  # RFC 9110 15.2.2
 
@@ -49,7 +47,7 @@ class Conversation:
         "_heartbeat",
         "_reading",
         "_websocket",
-        "gathers",
+        "coalesce",
         "given_up",
         "status",
         "stream",
@@ -65,24 +63,24 @@ class Conversation:
         self._reading = stream.reader
         self._heartbeat: Heartbeat | None = None
         self._flushing: gevent.Greenlet | None = None
-        stream.on_rest = self._left_a_rest
-        self.gathers = False  # `send`, too, leaves messages to the end of this round of the hub
+        stream.on_backlog = self._left_a_rest
+        self.coalesce = False  # `send`, too, leaves messages to the end of this round of the hub
         self.given_up = False  # as a slow client
         self.status = SWITCHING  # what the handshake was answered with, for the access log
 
-    def run(self, application: BlockingApplication, scope: Scope) -> None:
+    def run(self, application: Application, scope: Scope) -> None:
         """Let the application converse. What it raises is logged, and closes with 1011."""
         if self._websocket.refusal is not None:
             self._refuse(self._websocket.refusal)
             return
-        code, refusal = NORMAL, _DENIED
+        code, refusal = CloseCode.NORMAL, _DENIED
         try:
-            application(scope, self.receive, self.send)
+            application.serve(scope, self)
         except Disconnected:
             pass  # it has learned that nobody listens any more, and has given up
         except Exception:
             _LOGGER.exception("WebSocket %s: the application failed", written(scope["raw_path"]))
-            code, refusal = INTERNAL_ERROR, _FAILED
+            code, refusal = CloseCode.INTERNAL_ERROR, _FAILED
         try:
             self._finish(code, refusal)
         finally:
@@ -107,7 +105,7 @@ class Conversation:
             self._refuse(_STOPPING)
             self._wake_reader()
         else:
-            self._close(GOING_AWAY, "")
+            self._close(CloseCode.GOING_AWAY, "")
 
     # What the application calls.
 
@@ -135,11 +133,11 @@ class Conversation:
         websocket = self._websocket
         if kind == "websocket.send" and websocket.open:
             websocket.send(event)
-            write = self.stream.gather if self.gathers else self.stream.begin_write
+            write = self.stream.gather if self.coalesce else self.stream.begin_write
             if write(websocket.data_to_send()) or self._keeps():
                 self.stream.work_done()
             else:
-                self.finish_send()
+                self.drain()
         elif websocket.ended or websocket.closing:
             if kind != "websocket.close":  # to close what is closed is no mistake
                 raise Disconnected("the WebSocket is closed")
@@ -157,10 +155,10 @@ class Conversation:
         else:
             raise ApplicationError(f"got {kind!r}, expected a websocket.* event")
 
-    def begin_send(self, event: Event) -> bool:
+    def send_nowait(self, event: Event) -> bool:
         """`send` of a message, for who gives the hub back soon (`Stream.gather`).
 
-        Never blocks; False when `finish_send()` is due.
+        Never blocks; False when `drain()` is due.
         """
         websocket = self._websocket
         if not websocket.open:
@@ -168,15 +166,15 @@ class Conversation:
         websocket.send(event)
         return self.stream.gather(websocket.data_to_send()) or self._keeps()
 
-    def finish_send(self) -> None:
-        """Return when the kernel has taken what `begin_send()` has left."""
+    def drain(self) -> None:
+        """Return when the kernel has taken what `send_nowait()` has left."""
         try:
             self.stream.finish_write()
         except TooSlow:
             self._give_up()
             raise
 
-    def receive_now(self) -> Event | None:
+    def receive_nowait(self) -> Event | None:
         """What `receive()` would give without blocking: an event that is here already."""
         if self._reading.locked() or not (self._connect_due or self._websocket.events):
             return None
@@ -189,7 +187,7 @@ class Conversation:
             self._refuse(_DENIED)
         else:
             code = event.get("code")
-            self._close(NORMAL if code is None else code, event.get("reason") or "")
+            self._close(CloseCode.NORMAL if code is None else code, event.get("reason") or "")
 
     def _deny(self, event: Event) -> None:
         """The application's own refusal: ASGI's extension "Websocket Denial Response"."""
@@ -286,7 +284,7 @@ class Conversation:
 
     def _flush_behind(self) -> None:
         try:
-            self.finish_send()
+            self.drain()
         except Disconnected:
             pass  # the next `send` will tell
 
@@ -294,7 +292,7 @@ class Conversation:
         """Close with 1013 a peer that does not read; it has `close_seconds` to do so after all."""
         self.given_up = True
         self.stream.patience = None
-        self._fail(TRY_AGAIN_LATER, "too slow")
+        self._fail(CloseCode.TRY_AGAIN_LATER, "too slow")
         gevent.spawn_later(self._config.close_seconds, self.stream.close)
 
     def _watch(self) -> None:
@@ -305,7 +303,7 @@ class Conversation:
                 config.ping_seconds,
                 config.pong_seconds,
                 ping=self._ping,
-                lost=lambda: self._fail(INTERNAL_ERROR, "no answer to a ping"),
+                lost=lambda: self._fail(CloseCode.INTERNAL_ERROR, "no answer to a ping"),
                 listening=self._reading.locked,
             )
 

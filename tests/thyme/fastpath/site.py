@@ -1,6 +1,6 @@
-"""A small site, and a process that runs programs on it: the child of `test_short_way.py`.
+"""A small site, and a process that runs the tests' programs on it.
 
-Standard input has a program a line (JSON); what it prints comes back, a line each.
+Reads one program per line (JSON) from standard input; answers each with a line: what it printed.
 """
 
 from gevent import monkey
@@ -43,7 +43,7 @@ from django.urls import clear_url_caches, path
 import thyme.loop
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer, ReadyPeer
 from thyme.fastpath import patches
-from thyme.loading import esque
+from thyme.loading import prepare
 
 thyme.loop.install()
 urlpatterns = []
@@ -51,8 +51,8 @@ STOCK = False
 
 
 def serve(consumer, wrap=lambda inner: inner):
-    """The consumer as an esque application, the way that STOCK says."""
-    return esque(ProtocolTypeRouter({"websocket": wrap(consumer.as_asgi())}), stock=STOCK)
+    """Return an application of the consumer, on the path that STOCK selects."""
+    return prepare(ProtocolTypeRouter({"websocket": wrap(consumer.as_asgi())}), stock=STOCK)
 
 
 def converse(consumer, *texts, **options):
@@ -68,8 +68,8 @@ def converse(consumer, *texts, **options):
 
 
 def site():
-    """Django's pages as an esque application, the way that STOCK says."""
-    return esque(ProtocolTypeRouter({"http": get_asgi_application()}), stock=STOCK)
+    """Return an application of Django's pages, on the path that STOCK selects."""
+    return prepare(ProtocolTypeRouter({"http": get_asgi_application()}), stock=STOCK)
 
 
 def request(url="/", body=b"", **scope):

@@ -1,7 +1,7 @@
-"""Asynchronous consumers, stock and short: one suite over both ways and two channel layers.
+"""Asynchronous consumers: both paths give the same, with two channel layers.
 
-As in `test_short_way.py`, a scenario is a program that must print the same both ways. gredis is
-listened to on the short way; Channels' own layer in memory is received from, as it always is.
+As in `test_sync_consumers.py`, a scenario is a program that must print the same on both paths. On
+the fast path gredis notifies of messages; Channels' in-memory layer is received from, as ever.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import running_redis
-from tests.thyme.conftest import Ways
+from tests.thyme.conftest import Paths
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def layer_settings() -> Iterator[dict[str, str]]:
         }
 
 
-class LayeredWays(Ways):
+class LayeredWays(Paths):
     """Runs programs in the child, with a channel layer set before."""
 
     before = ""
@@ -37,21 +37,21 @@ class LayeredWays(Ways):
 
 
 @pytest.fixture(params=["memory", "gredis"])
-def ways(request, layer_settings, child) -> LayeredWays:
-    ways = LayeredWays(child)
-    ways.before = layer_settings[request.param]
-    return ways
+def paths(request, layer_settings, child) -> LayeredWays:
+    paths = LayeredWays(child)
+    paths.before = layer_settings[request.param]
+    return paths
 
 
 @pytest.fixture
 def without_layer(layer_settings, child) -> LayeredWays:
-    ways = LayeredWays(child)
-    ways.before = layer_settings["none"]
-    return ways
+    paths = LayeredWays(child)
+    paths.before = layer_settings["none"]
+    return paths
 
 
-def test_events_are_handled_in_order_and_sent_in_order(ways):
-    printed = ways.both("""
+def test_events_are_handled_in_order_and_sent_in_order(paths):
+    printed = paths.both("""
         class Echo(AsyncWebsocketConsumer):
             async def connect(self):
                 await self.accept(subprotocol="chat")
@@ -77,8 +77,8 @@ def test_without_a_channel_layer_too(without_layer):
     )
 
 
-def test_groups_reach_all_members_in_the_senders_order(ways):
-    assert ways.both("""
+def test_groups_reach_all_members_in_the_senders_order(paths):
+    assert paths.both("""
         class Room(AsyncWebsocketConsumer):
             async def connect(self):
                 await self.channel_layer.group_add("room", self.channel_name)
@@ -102,8 +102,8 @@ def test_groups_reach_all_members_in_the_senders_order(ways):
     """) == "\n".join(["['a0', 'a1', 'a2']"] * 3)
 
 
-def test_handlers_of_one_connection_never_overlap(ways):
-    assert ways.both("""
+def test_handlers_of_one_connection_never_overlap(paths):
+    assert paths.both("""
         busy, overlaps = [], []
         class Slow(AsyncWebsocketConsumer):
             async def connect(self):
@@ -130,10 +130,10 @@ def test_handlers_of_one_connection_never_overlap(ways):
     """) == str([0] * 10)
 
 
-def test_a_flood_from_the_socket_does_not_keep_messages_waiting(ways):
+def test_a_flood_from_the_socket_does_not_keep_messages_waiting(paths):
     """There is always another event; the message has its turn all the same, once it has come."""
     assert (
-        ways.both("""
+        paths.both("""
         said, heard = [], gevent.event.Event()
         class Flooded(AsyncWebsocketConsumer):
             async def connect(self):
@@ -180,8 +180,8 @@ def test_a_connection_that_always_has_events_leaves_others_their_turn(without_la
     )
 
 
-def test_stop_consumer_raised_for_a_channel_message_ends_the_consumer(ways):
-    assert ways.both("""
+def test_stop_consumer_raised_for_a_channel_message_ends_the_consumer(paths):
+    assert paths.both("""
         class Stops(AsyncWebsocketConsumer):
             async def connect(self):
                 await self.accept()
@@ -192,8 +192,8 @@ def test_stop_consumer_raised_for_a_channel_message_ends_the_consumer(ways):
     """).startswith("[{'type': 'websocket.accept'")
 
 
-def test_errors_and_unknown_messages_reach_the_server(ways):
-    assert ways.both("""
+def test_errors_and_unknown_messages_reach_the_server(paths):
+    assert paths.both("""
         class Fails(AsyncWebsocketConsumer):
             async def receive(self, text_data=None, bytes_data=None):
                 if text_data == "fail":
@@ -209,8 +209,8 @@ def test_errors_and_unknown_messages_reach_the_server(ways):
     """).splitlines() == ["KeyError('mine')", "No handler for message type no.such"]
 
 
-def test_a_consumer_that_overrides_dispatch_gets_every_message(ways):
-    assert ways.both("""
+def test_a_consumer_that_overrides_dispatch_gets_every_message(paths):
+    assert paths.both("""
         class Overrides(AsyncWebsocketConsumer):
             async def dispatch(self, message):
                 print("mine", message["type"])
@@ -219,9 +219,9 @@ def test_a_consumer_that_overrides_dispatch_gets_every_message(ways):
     """).splitlines() == [f"mine websocket.{kind}" for kind in ("connect", "receive", "disconnect")]
 
 
-def test_context_variables_and_tasks_are_those_of_the_connection(ways):
+def test_context_variables_and_tasks_are_those_of_the_connection(paths):
     assert (
-        ways.both("""
+        paths.both("""
         import contextvars
         said = contextvars.ContextVar("said", default="nothing")
         class Remembers(AsyncWebsocketConsumer):
@@ -238,9 +238,9 @@ def test_context_variables_and_tasks_are_those_of_the_connection(ways):
     )
 
 
-def test_a_middleware_that_wraps_receive_still_sees_every_event(ways):
+def test_a_middleware_that_wraps_receive_still_sees_every_event(paths):
     assert (
-        ways.both("""
+        paths.both("""
         class Counts:
             def __init__(self, inner):
                 self.inner = inner
@@ -315,10 +315,10 @@ def test_what_synchronous_code_leaves_open_is_closed_when_a_consumer_fails(witho
     )
 
 
-def test_on_the_short_way_an_event_is_no_job_for_the_executor(without_layer):
+def test_on_the_fast_path_an_event_is_no_job_for_the_executor(without_layer):
     """Only a connection that was opened there is looked after; its end is a job, too."""
     assert (
-        without_layer.short("""
+        without_layer.fast("""
         from asgiref.sync import sync_to_async
         from thyme.loop.executors import SerialExecutor
         jobs, start = [], SerialExecutor.start

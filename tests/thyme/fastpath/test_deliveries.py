@@ -110,7 +110,7 @@ def test_who_was_due_has_few_short_turns_and_longer_ones_then(monkeypatch):
         deliveries.add(lambda: turns.append(gevent.getcurrent()))
     deliveries.add(done.set)
     done.wait()
-    assert len(set(turns)) == module.ROUNDS + 1
+    assert len(set(turns)) == module.SHORT_TURNS + 1
 
 
 def test_what_becomes_due_in_a_call_is_called():
@@ -126,6 +126,7 @@ def test_a_greenlet_that_has_opened_a_connection_looks_after_it(
     engine = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "db"}
     connections = ConnectionHandler({"default": engine | {"CONN_MAX_AGE": seconds}})
     monkeypatch.setattr(database, "connections", connections)
+    database.mark_greenlets_that_connect()
 
     def handle() -> list[bool]:
         said = [used_database(gevent.getcurrent())]

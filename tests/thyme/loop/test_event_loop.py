@@ -22,7 +22,7 @@ from greenlet import greenlet
 
 from tests.thyme.patched import run_patched
 from thyme.loop.event_loop import HubLoop
-from thyme.loop.running import Turns
+from thyme.loop.running import RunningLoopContext
 from thyme.loop.shared import close_shared_loop, shared_loop
 
 
@@ -591,14 +591,14 @@ def test_a_coroutine_that_blocks_holds_up_only_its_own_loop(runner):
 # -- lending
 
 
-def stepped(loop, coroutine):
+def task_run_inline(loop, coroutine):
     """The task of `coroutine`, after a step of it in this greenlet."""
     tasks = []
 
     def schedule(_):
         tasks.append(asyncio.Task(coroutine, loop=loop))
 
-    loop.step(Turns(), schedule, None)
+    loop.run_inline(RunningLoopContext(), schedule, None)
     return tasks[0]
 
 
@@ -620,15 +620,15 @@ def test_a_greenlet_may_run_a_step_itself_and_sees_the_loop_meanwhile(waiting):
     async def step():
         seen.append((gevent.getcurrent(), asyncio.get_running_loop(), asyncio.current_task()))
 
-    assert waiting.can_lend()
-    task = stepped(waiting, step())
+    assert waiting.can_run_inline()
+    task = task_run_inline(waiting, step())
     assert task.done()
     assert seen == [(gevent.getcurrent(), waiting, task)]
     assert running_loop() is None
     assert not {"switch", "throw", "switch_out"} & set(vars(gevent.getcurrent()))
 
 
-def test_a_lent_step_that_blocks_is_alone_in_its_loop_and_unseen_by_others(waiting):
+def test_an_inline_step_that_blocks_is_alone_in_its_loop_and_unseen_by_others(waiting):
     order = []
     other_end, end = socket.socketpair()
     read = gevent.event.Event()
@@ -641,8 +641,8 @@ def test_a_lent_step_that_blocks_is_alone_in_its_loop_and_unseen_by_others(waiti
         assert asyncio.current_task() is me
         order.append("ended")
 
-    def lend():
-        stepped(waiting, step())
+    def run_it():
+        task_run_inline(waiting, step())
 
     def on_data():
         order.append("data")
@@ -651,11 +651,11 @@ def test_a_lent_step_that_blocks_is_alone_in_its_loop_and_unseen_by_others(waiti
 
     waiting.call_soon_threadsafe(waiting.add_reader, end, on_data)
     gevent.sleep(0.01)
-    greenlet = gevent.spawn(lend)
+    greenlet = gevent.spawn(run_it)
     gevent.sleep(0)
     assert order == ["begun"]
     assert running_loop() is None
-    assert not waiting.can_lend()
+    assert not waiting.can_run_inline()
     other_end.send(b"data")
     waiting.call_soon_threadsafe(order.append, "from another greenlet")
     with pytest.raises(RuntimeError):
@@ -664,33 +664,33 @@ def test_a_lent_step_that_blocks_is_alone_in_its_loop_and_unseen_by_others(waiti
     assert read.wait(10)
     assert order[:2] == ["begun", "ended"]
     assert sorted(order[2:]) == ["data", "from another greenlet"]
-    assert waiting.can_lend()
+    assert waiting.can_run_inline()
     waiting.call_soon_threadsafe(waiting.remove_reader, end)
     gevent.sleep(0.01)
     other_end.close()
     end.close()
 
 
-def test_a_timer_that_is_due_while_a_lent_step_blocks_fires_after_it(waiting):
+def test_a_timer_that_is_due_while_an_inline_step_blocks_fires_after_it(waiting):
     due, over, fired = gevent.event.Event(), gevent.event.Event(), gevent.event.Event()
 
     async def step():
         assert not fired.wait(0.1)
         over.set()
 
-    def lend():
-        stepped(waiting, step())
+    def run_it():
+        task_run_inline(waiting, step())
 
     waiting.call_soon_threadsafe(waiting.call_later, 0.05, fired.set)
     waiting.call_soon_threadsafe(due.set)
     assert due.wait(10)
     gevent.sleep(0)  # the loop waits again
-    gevent.spawn(lend)
+    gevent.spawn(run_it)
     assert over.wait(10)
     assert fired.wait(10)
 
 
-def test_what_comes_while_a_lent_step_blocks_is_read_after_it(waiting):
+def test_what_comes_while_an_inline_step_blocks_is_read_after_it(waiting):
     other_end, end = socket.socketpair()
     watched, over, read = gevent.event.Event(), gevent.event.Event(), gevent.event.Event()
 
@@ -703,14 +703,14 @@ def test_what_comes_while_a_lent_step_blocks_is_read_after_it(waiting):
         assert not read.wait(0.05)
         over.set()
 
-    def lend():
-        stepped(waiting, step())
+    def run_it():
+        task_run_inline(waiting, step())
 
     waiting.call_soon_threadsafe(waiting.add_reader, end, on_data)
     waiting.call_soon_threadsafe(watched.set)
     assert watched.wait(10)
     gevent.sleep(0)  # the loop waits again
-    gevent.spawn(lend)
+    gevent.spawn(run_it)
     assert over.wait(10)
     assert read.wait(10)
     waiting.call_soon_threadsafe(waiting.remove_reader, end)
@@ -719,7 +719,7 @@ def test_what_comes_while_a_lent_step_blocks_is_read_after_it(waiting):
     end.close()
 
 
-def test_what_a_lent_step_leaves_to_do_the_loop_does(waiting):
+def test_what_an_inline_step_leaves_to_do_the_loop_does(waiting):
     done = gevent.event.Event()
     greenlets = []
 
@@ -733,58 +733,58 @@ def test_what_a_lent_step_leaves_to_do_the_loop_does(waiting):
         later_task.append(asyncio.create_task(later()))
 
     later_task = []
-    stepped(waiting, step())
+    task_run_inline(waiting, step())
     assert len(greenlets) == 1
     assert done.wait(10)
     assert greenlets[0] is gevent.getcurrent() is not greenlets[1]
 
 
-def test_a_timer_that_a_lent_step_sets_fires_in_time(waiting):
+def test_a_timer_that_an_inline_step_sets_fires_in_time(waiting):
     fired = gevent.event.Event()
 
     async def step():
         waiting.call_later(0.01, fired.set)
 
-    stepped(waiting, step())
+    task_run_inline(waiting, step())
     assert fired.wait(10)
 
 
-def test_only_the_first_callback_that_is_scheduled_for_a_step_is_its_own(waiting):
+def test_only_the_first_callback_that_is_scheduled_is_run_inline(waiting):
     order, context = [], contextvars.copy_context()
 
     def schedule(_):
         for name in "abc":
             waiting.call_soon(order.append, name, context=context)
 
-    waiting.step(Turns(), schedule, None)
+    waiting.run_inline(RunningLoopContext(), schedule, None)
     assert order == ["a"]
     gevent.sleep(0.01)
     assert order == ["a", "b", "c"]
 
 
-def test_what_has_no_context_is_nobodys_step(waiting):
+def test_a_callback_without_a_context_is_not_run_inline(waiting):
     order = []
 
     def schedule(_):
         handle = waiting.call_soon(order.append, "cancelled")
-        waiting.call_soon(order.append, "stepped", context=contextvars.copy_context())
+        waiting.call_soon(order.append, "task_run_inline", context=contextvars.copy_context())
         handle.cancel()
 
-    waiting.step(Turns(), schedule, None)
-    assert order == ["stepped"]
+    waiting.run_inline(RunningLoopContext(), schedule, None)
+    assert order == ["task_run_inline"]
     gevent.sleep(0.01)
-    assert order == ["stepped"]
+    assert order == ["task_run_inline"]
 
 
 def test_a_step_for_which_nothing_is_scheduled_does_nothing(waiting):
-    waiting.step(Turns(), int, 0)
-    assert waiting.can_lend()
+    waiting.run_inline(RunningLoopContext(), int, 0)
+    assert waiting.can_run_inline()
 
 
 def test_a_step_that_cannot_be_scheduled_leaves_the_loop_as_it_was(waiting):
     with pytest.raises(ValueError, match="x"):
-        waiting.step(Turns(), int, "x")
-    assert waiting.can_lend()
+        waiting.run_inline(RunningLoopContext(), int, "x")
+    assert waiting.can_run_inline()
     ran = gevent.event.Event()
     waiting.call_soon(ran.set, context=contextvars.copy_context())
     waiting.call_soon_threadsafe(int)
@@ -794,11 +794,13 @@ def test_a_step_that_cannot_be_scheduled_leaves_the_loop_as_it_was(waiting):
 def test_a_callback_of_a_step_that_fails_is_reported_as_asyncio_does(waiting):
     reported, context = [], contextvars.copy_context()
     waiting.set_exception_handler(lambda loop, about: reported.append(about["exception"]))
-    waiting.step(Turns(), lambda _: waiting.call_soon(int, "x", context=context), None)
+    waiting.run_inline(
+        RunningLoopContext(), lambda _: waiting.call_soon(int, "x", context=context), None
+    )
     assert [type(error) for error in reported] == [ValueError]
 
 
-def test_asynchronous_generators_of_a_lent_step_belong_to_the_loop(waiting):
+def test_asynchronous_generators_of_an_inline_step_belong_to_the_loop(waiting):
     async def numbers():
         yield 1
 
@@ -806,7 +808,7 @@ def test_asynchronous_generators_of_a_lent_step_belong_to_the_loop(waiting):
         return [len(waiting._asyncgens) async for _ in numbers()]
 
     outside = sys.get_asyncgen_hooks()
-    task = stepped(waiting, step())
+    task = task_run_inline(waiting, step())
     assert task.result() == [1]
     assert sys.get_asyncgen_hooks() == outside
     closed = gevent.event.Event()  # the generator, which the loop does in two rounds
@@ -814,38 +816,38 @@ def test_asynchronous_generators_of_a_lent_step_belong_to_the_loop(waiting):
     assert closed.wait(10)
 
 
-def test_a_greenlet_that_dies_in_a_lent_step_gives_the_loop_back(waiting):
+def test_a_greenlet_that_dies_in_an_inline_step_gives_the_loop_back(waiting):
     async def step():
         gevent.sleep(10)
 
-    def lend():
-        waiting.step(Turns(), schedule, step())
+    def run_it():
+        waiting.run_inline(RunningLoopContext(), schedule, step())
 
     def schedule(coroutine):
         tasks.append(asyncio.Task(coroutine, loop=waiting))
 
     tasks = []
-    greenlet = gevent.spawn(lend)
+    greenlet = gevent.spawn(run_it)
     gevent.sleep(0)
     greenlet.kill()
     assert isinstance(tasks[0].exception(), gevent.GreenletExit)
-    assert waiting.can_lend()
+    assert waiting.can_run_inline()
 
 
 def test_a_loop_with_a_task_factory_is_not_lent(waiting):
     waiting.set_task_factory(lambda loop, coroutine, **more: asyncio.Task(coroutine, loop=loop))
-    assert not waiting.can_lend()
+    assert not waiting.can_run_inline()
 
 
 def test_a_loop_that_is_busy_or_in_debug_mode_or_at_rest_is_not_lent(waiting):
     waiting.call_soon_threadsafe(int)
-    assert not waiting.can_lend()
+    assert not waiting.can_run_inline()
     gevent.sleep(0.01)
-    assert waiting.can_lend()
+    assert waiting.can_run_inline()
     waiting.set_debug(True)
-    assert not waiting.can_lend()
+    assert not waiting.can_run_inline()
     at_rest = HubLoop()
-    assert not at_rest.can_lend()
+    assert not at_rest.can_run_inline()
     at_rest.close()
 
 

@@ -10,7 +10,7 @@ from tests.thyme.serving import HTTPPeer, hello, serving
 from thyme.asgi import Receive, Scope, Send
 from thyme.config import Config
 from thyme.errors import StartupFailed
-from thyme.loading import esque
+from thyme.loading import prepare
 from thyme.server.server import Server
 
 
@@ -75,7 +75,7 @@ def test_an_asgi_application_has_its_lifespan() -> None:
         told.append((await receive())["type"])
         await send({"type": "lifespan.shutdown.complete"})
 
-    with serving(esque(application)) as server, HTTPPeer(server) as peer:
+    with serving(prepare(application)) as server, HTTPPeer(server) as peer:
         assert told == ["lifespan.startup"]
         peer.ask()
         assert peer.answer() == (200, b"{'answer': 42}")
@@ -88,7 +88,7 @@ def test_an_asgi_application_without_a_lifespan_is_served_all_the_same() -> None
             raise ValueError("only http here")
         await answer(scope, send)
 
-    with serving(esque(application)) as server, HTTPPeer(server) as peer:
+    with serving(prepare(application)) as server, HTTPPeer(server) as peer:
         peer.ask()
         assert peer.answer() == (200, b"{}")
 
@@ -98,7 +98,7 @@ def test_a_startup_that_fails_keeps_the_server_from_listening() -> None:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no database"})
 
-    server = Server(esque(application), Config(port=0))
+    server = Server(prepare(application), Config(port=0))
     with pytest.raises(StartupFailed, match="no database"):
         server.start()
     with pytest.raises(RuntimeError, match="before start"):
@@ -112,6 +112,6 @@ def test_a_shutdown_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> No
         await receive()
         await send({"type": "lifespan.shutdown.failed", "message": "still busy"})
 
-    with serving(esque(application)):
+    with serving(prepare(application)):
         pass
     assert "still busy" in caplog.text

@@ -12,7 +12,7 @@ import pytest
 
 from thyme.config import AHEAD_BYTES, READ_BYTES, WORK_PER_TURN
 from thyme.errors import Disconnected, ReadCancelled
-from thyme.server.stream import GATHERED_BYTES, Stream, _end_round
+from thyme.server.stream import COALESCED_BYTES, Stream, _end_round
 
 Ends = tuple[Stream, socket.socket]
 
@@ -207,10 +207,10 @@ def test_what_was_gathered_is_there_when_writing_has_finished(ends: Ends) -> Non
 
 def test_not_more_than_a_little_is_gathered(ends: Ends) -> None:
     stream, theirs = ends
-    assert stream.gather(b"a" * GATHERED_BYTES)
+    assert stream.gather(b"a" * COALESCED_BYTES)
     assert heard(theirs) == b""
     assert stream.gather(b"b")
-    assert heard(theirs) == b"a" * GATHERED_BYTES + b"b"
+    assert heard(theirs) == b"a" * COALESCED_BYTES + b"b"
 
 
 def full(stream: Stream) -> int:
@@ -249,7 +249,7 @@ def test_somebody_may_be_told_that_the_kernel_has_not_taken_all(ends: Ends) -> N
     size = full(stream) - stream.unsent
     stream._outgoing.clear()
     rests: list[int] = []
-    stream.on_rest = lambda: rests.append(stream.unsent)
+    stream.on_backlog = lambda: rests.append(stream.unsent)
     stream.gather(b"b" * 100)
     gevent.sleep(0)
     assert rests == [100]
@@ -263,10 +263,10 @@ def test_it_can_be_awaited_that_what_was_gathered_has_gone(ends: Ends) -> None:
     size = full(stream) - stream.unsent
     stream._outgoing.clear()
     stream.gather(b"b" * 100)
-    waits = waiting(gevent.spawn(stream.finish_gathered))
+    waits = waiting(gevent.spawn(stream.flush_coalesced))
     assert drained(theirs, size + 100).endswith(b"b" * 100)
     waits.get()
-    stream.finish_gathered()
+    stream.flush_coalesced()
 
 
 def test_it_can_be_given_up(ends: Ends) -> None:
@@ -274,10 +274,10 @@ def test_it_can_be_given_up(ends: Ends) -> None:
     full(stream)
     stream._outgoing.clear()
     stream.gather(b"b" * 100)
-    waits = waiting(gevent.spawn(stream.finish_gathered))
-    stream.drop_gathered()
+    waits = waiting(gevent.spawn(stream.flush_coalesced))
+    stream.discard_coalesced()
     waits.get()
-    stream.finish_gathered()
+    stream.flush_coalesced()
 
 
 def test_a_signal_between_two_streams_of_a_round_loses_nothing_of_the_second(

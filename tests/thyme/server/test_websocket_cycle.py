@@ -307,7 +307,7 @@ def test_messages_that_are_gathered_go_out_in_one_piece_and_in_order() -> None:
     def application(scope: Scope, receive: Receive, send: Send) -> None:
         conversation: Any = send.__self__  # type: ignore[attr-defined]
         send(ACCEPT)
-        for conversation.gathers in (True, False):
+        for conversation.coalesce in (True, False):
             sent.append(conversation.stream.sent)
             send(message("a"))
             sent.append(conversation.stream.sent)
@@ -330,7 +330,7 @@ def test_a_close_follows_what_was_gathered() -> None:
     def application(scope: Scope, receive: Receive, send: Send) -> None:
         conversation: Any = send.__self__  # type: ignore[attr-defined]
         send(ACCEPT)
-        assert conversation.begin_send(message("a"))
+        assert conversation.send_nowait(message("a"))
         send({"type": "websocket.close", "code": 4001})
 
     with serving(application) as server, Browser(server) as browser:

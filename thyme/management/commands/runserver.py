@@ -19,6 +19,8 @@ from django.core.management.base import CommandError
 from django.utils import autoreload
 from gevent import monkey
 
+from thyme.asgi import Application, Scope, State, Transport
+
 
 class Command(runserver.Command):
     """Serve ASGI_APPLICATION with thyme, and start anew when its source changes."""
@@ -66,24 +68,37 @@ class Command(runserver.Command):
         server.serve_forever()
 
 
-def development_application(*, static: bool) -> Any:
-    """The project's application, with static files as the applications keep them."""
-    from thyme.asgi import BlockingApplication, Receive, Scope, Send
-    from thyme.loading import esque, load
-    from thyme.loop.bridge import adapt
+def development_application(*, static: bool) -> Application:
+    """Return the project's application; with `static`, it also serves the apps' static files."""
+    from thyme.loading import load
 
     module, _, attribute = settings.ASGI_APPLICATION.rpartition(".")
-    ordinary: BlockingApplication = load(f"{module}:{attribute}")
-    if not static:
-        return ordinary
-    finder = ASGIStaticFilesHandler(ordinary)
-    files, base = esque(adapt(finder)), finder.base_url
+    project = load(f"{module}:{attribute}")
+    return _WithStaticFiles(project) if static else project
 
-    def application(scope: Scope, receive: Receive, send: Send) -> None:
+
+class _WithStaticFiles(Application):
+    """The project's application, and the static files that Django's finders know."""
+
+    def __init__(self, project: Application) -> None:
+        from thyme.loop.bridge import adapt
+
+        self._project = project
+        handler = ASGIStaticFilesHandler(project)
+        self._files = adapt(handler)
+        self._base_url = handler.base_url
+
+    def startup(self) -> State | None:
+        """Start the project's application."""
+        return self._project.startup()
+
+    def close(self) -> None:
+        """Close the project's application."""
+        self._project.close()
+
+    def serve(self, scope: Scope, transport: Transport) -> None:
+        """Serve one connection with the project, or a request for a static file."""
+        base = self._base_url
         is_file = scope["type"] == "http" and scope["path"].startswith(base.path)
-        (files if is_file and not base.netloc else ordinary)(scope, receive, send)
-
-    for method in ("startup", "close"):
-        if hasattr(ordinary, method):
-            setattr(application, method, getattr(ordinary, method))
-    return application
+        application = self._files if is_file and not base.netloc else self._project
+        application.serve(scope, transport)

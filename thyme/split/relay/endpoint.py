@@ -15,9 +15,9 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from gredis.client import TIMEOUT_SECONDS
 from gredis.errors import GredisError
 from gredis.messages import pack
+from gredis.session import TIMEOUT_SECONDS
 from thyme.asgi import Scope
 from thyme.split.endpoint import DOUBTS, Desk, Driver
 from thyme.split.flow_control import Window

@@ -115,7 +115,7 @@ def test_a_connection_waits_for_a_worker_that_has_room(server, start):
 def test_connections_that_wait_for_a_worker_are_in_the_metrics(server):
     waiting = Peer(server, HTTP, REQUEST)
     with gevent.Timeout(20):
-        while 'gredis_queue_waiting{queue="http"} 1\n' not in Status(Server(server)).metrics()[1]:
+        while 'gredis_queue_waiting{queue="http"} 1.0\n' not in Status(Server(server)).exposition():
             gevent.sleep(0.01)
     waiting.greenlet.kill()
 

@@ -1,17 +1,14 @@
-"""One suite over both ways: synchronous consumers and pages, stock (asyncio) and short (direct).
+"""Synchronous consumers: the fast path and Channels' own path give the same.
 
-Each scenario is a program for a patched child process (`short_way_site.py`), run with `STOCK` True
-and False; it prints what happened, and both must print the same. A few rules hold only for the
-short way.
+Each scenario is a program for a patched child process (`site.py`), which runs it on both paths; it
+prints what happened, and both must print the same. A few rules hold for the fast path only.
 """
 
 from __future__ import annotations
 
-# -- consumers
 
-
-def test_events_are_handled_in_order_and_sent_in_order(ways):
-    printed = ways.both("""
+def test_events_are_handled_in_order_and_sent_in_order(paths):
+    printed = paths.both("""
         class Echo(WebsocketConsumer):
             def connect(self):
                 self.accept(subprotocol="chat")
@@ -26,8 +23,8 @@ def test_events_are_handled_in_order_and_sent_in_order(ways):
     assert printed.startswith("left 1001\n{'type': 'websocket.accept', 'subprotocol': 'chat'}")
 
 
-def test_a_consumer_that_denies_or_closes_ends(ways):
-    ways.both("""
+def test_a_consumer_that_denies_or_closes_ends(paths):
+    paths.both("""
         class Denies(WebsocketConsumer):
             def connect(self):
                 raise DenyConnection()
@@ -38,8 +35,8 @@ def test_a_consumer_that_denies_or_closes_ends(ways):
     """)
 
 
-def test_an_exception_of_a_handler_reaches_the_server(ways):
-    assert "KeyError('mine')" in ways.both("""
+def test_an_exception_of_a_handler_reaches_the_server(paths):
+    assert "KeyError('mine')" in paths.both("""
         class Fails(WebsocketConsumer):
             def receive(self, text_data=None, bytes_data=None):
                 raise KeyError("mine")
@@ -47,8 +44,8 @@ def test_an_exception_of_a_handler_reaches_the_server(ways):
     """)
 
 
-def test_an_unknown_message_is_an_error(ways):
-    assert "No handler for message type" in ways.both("""
+def test_an_unknown_message_is_an_error(paths):
+    assert "No handler for message type" in paths.both("""
         class Talks(WebsocketConsumer):
             def connect(self):
                 self.accept()
@@ -61,9 +58,9 @@ def test_an_unknown_message_is_an_error(ways):
     """)
 
 
-def test_groups_reach_all_members_in_the_senders_order(ways):
+def test_groups_reach_all_members_in_the_senders_order(paths):
     assert (
-        ways.both("""
+        paths.both("""
         class Room(WebsocketConsumer):
             def connect(self):
                 async_to_sync(self.channel_layer.group_add)("room", self.channel_name)
@@ -89,8 +86,8 @@ def test_groups_reach_all_members_in_the_senders_order(ways):
     )
 
 
-def test_stop_consumer_raised_for_a_channel_message_ends_the_consumer(ways):
-    assert ways.both("""
+def test_stop_consumer_raised_for_a_channel_message_ends_the_consumer(paths):
+    assert paths.both("""
         class Stops(WebsocketConsumer):
             def connect(self):
                 self.accept()
@@ -101,8 +98,8 @@ def test_stop_consumer_raised_for_a_channel_message_ends_the_consumer(ways):
     """).startswith("[{'type': 'websocket.accept'")
 
 
-def test_handlers_of_one_connection_never_overlap(ways):
-    assert ways.both("""
+def test_handlers_of_one_connection_never_overlap(paths):
+    assert paths.both("""
         busy, overlaps = [], []
         class Slow(WebsocketConsumer):
             def connect(self):
@@ -131,8 +128,8 @@ def test_handlers_of_one_connection_never_overlap(ways):
     """) == str([0] * 10)
 
 
-def test_the_session_middleware_and_the_scope_are_there(ways):
-    ways.both("""
+def test_the_session_middleware_and_the_scope_are_there(paths):
+    paths.both("""
         settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
         class Tells(WebsocketConsumer):
             def connect(self):
@@ -145,9 +142,9 @@ def test_the_session_middleware_and_the_scope_are_there(ways):
     """)
 
 
-def test_a_middleware_that_wraps_send_still_sees_every_event(ways):
+def test_a_middleware_that_wraps_send_still_sees_every_event(paths):
     assert (
-        ways.both("""
+        paths.both("""
         import asyncio
         class Counts:
             def __init__(self, inner):
@@ -169,9 +166,9 @@ def test_a_middleware_that_wraps_send_still_sees_every_event(ways):
     )
 
 
-def test_what_a_middleware_asked_for_and_gave_up_goes_to_the_consumer(ways):
+def test_an_event_that_a_middleware_stopped_waiting_for_goes_to_the_consumer(paths):
     assert (
-        ways.both("""
+        paths.both("""
         import asyncio
         class GivesUp:
             def __init__(self, inner):
@@ -200,9 +197,9 @@ def test_what_a_middleware_asked_for_and_gave_up_goes_to_the_consumer(ways):
     )
 
 
-def test_context_variables_of_the_middleware_are_seen_by_handlers(ways):
+def test_context_variables_of_the_middleware_are_seen_by_handlers(paths):
     assert (
-        ways.both("""
+        paths.both("""
         import contextvars
         tenant = contextvars.ContextVar("tenant", default="none")
         class Sets:
@@ -231,8 +228,8 @@ def test_context_variables_of_the_middleware_are_seen_by_handlers(ways):
     )
 
 
-def test_a_consumer_that_overrides_dispatch_is_left_to_channels(ways):
-    assert ways.both("""
+def test_a_consumer_that_overrides_dispatch_is_left_to_channels(paths):
+    assert paths.both("""
         from channels.db import database_sync_to_async
         class Overrides(WebsocketConsumer):
             @database_sync_to_async
@@ -243,10 +240,10 @@ def test_a_consumer_that_overrides_dispatch_is_left_to_channels(ways):
     """).startswith("mine websocket.connect")
 
 
-def test_handlers_of_different_connections_overlap(ways):
+def test_handlers_of_different_connections_overlap(paths):
     """40 handlers that all wait for each other: they end only if all run at the same time."""
     assert (
-        ways.both("""
+        paths.both("""
         arrived, gate = [], gevent.event.Event()
         class Meets(WebsocketConsumer):
             def receive(self, text_data=None, bytes_data=None):
@@ -266,10 +263,10 @@ def test_handlers_of_different_connections_overlap(ways):
     )
 
 
-def test_handlers_of_messages_overlap_when_they_wait(ways):
+def test_handlers_of_messages_overlap_when_they_wait(paths):
     """A line for 40 members that all wait for each other: only the layer's messages run them."""
     assert (
-        ways.both("""
+        paths.both("""
         arrived, gate = [], gevent.event.Event()
         class Meets(WebsocketConsumer):
             def connect(self):
@@ -297,9 +294,9 @@ def test_handlers_of_messages_overlap_when_they_wait(ways):
     )
 
 
-def test_who_says_much_at_once_hears_it_meanwhile_and_all_of_it(ways):
+def test_a_fast_sender_receives_its_own_messages_meanwhile_and_all_of_them(paths):
     """More lines than a channel holds: its messages have their turn between those of the socket."""
-    heard = ways.both("""
+    heard = paths.both("""
         class Room(WebsocketConsumer):
             def connect(self):
                 async_to_sync(self.channel_layer.group_add)("room", self.channel_name)
@@ -352,19 +349,19 @@ TOGETHER = """
 """
 
 
-def test_what_is_sent_for_messages_that_came_together_goes_out_in_one_piece(ways, redis_server):
-    printed = ways.short(TOGETHER.format(url=redis_server.url, waits="nobody"))
+def test_sends_for_messages_that_arrive_together_are_written_together(paths, redis_server):
+    printed = paths.fast(TOGETHER.format(url=redis_server.url, waits="nobody"))
     assert printed == "[['a', 'b', 'c', 'd']]"
 
 
-def test_what_was_sent_before_a_handler_waits_is_not_held_back(ways, redis_server):
-    printed = ways.short(TOGETHER.format(url=redis_server.url, waits="b"))
+def test_what_was_sent_before_a_handler_blocks_is_not_held_back(paths, redis_server):
+    printed = paths.fast(TOGETHER.format(url=redis_server.url, waits="b"))
     assert printed.splitlines() == ["[['a', 'b']]", "[['a', 'b'], ['c', 'd']]"]
 
 
-def test_context_variables_that_a_handler_sets_are_seen_by_all_later_handlers(ways):
+def test_context_variables_that_a_handler_sets_are_seen_by_all_later_handlers(paths):
     assert (
-        ways.both("""
+        paths.both("""
         import contextvars
         room = contextvars.ContextVar("room", default="none")
         class Tells(WebsocketConsumer):
@@ -388,10 +385,10 @@ def test_context_variables_that_a_handler_sets_are_seen_by_all_later_handlers(wa
     )
 
 
-def test_on_the_short_way_no_event_touches_the_loop(ways):
+def test_on_the_fast_path_no_event_reaches_the_loop(paths):
     assert (
-        ways.short("""
-        import thyme.loop
+        paths.fast("""
+        from thyme.loop.shared import shared_loop
         class Echo(WebsocketConsumer):
             def receive(self, text_data=None, bytes_data=None):
                 self.send(text_data=text_data)
@@ -399,7 +396,7 @@ def test_on_the_short_way_no_event_touches_the_loop(ways):
         peer = Peer(serve(Echo), WEBSOCKET, CONNECT)
         peer.next()
         turns = []
-        loop = thyme.loop.shared_loop()
+        loop = shared_loop()
         once = loop._run_once
         loop._run_once = lambda: (turns.append(1), once())
         for number in range(100):
@@ -411,122 +408,3 @@ def test_on_the_short_way_no_event_touches_the_loop(ways):
     """)
         == "True"
     )
-
-
-# -- pages
-
-
-def test_a_page_its_headers_cookies_and_signals(ways):
-    printed = ways.both("""
-        watch_signals()
-        def page(request):
-            response = HttpResponse(f"{request.method} {request.GET} {request.scope['client']}")
-            response.set_cookie("a", "b")
-            return response
-        urlpatterns.append(path("", page))
-        show(request(query_string=b"q=1"))
-    """)
-    assert printed.startswith("started True\nfinished\n{'type': 'http.response.start'")
-
-
-def test_a_posted_form_small_and_large(ways):
-    ways.both("""
-        settings.FILE_UPLOAD_MAX_MEMORY_SIZE = 1000
-        def form(request):
-            return HttpResponse(f"{len(request.POST['a'])}")
-        urlpatterns.append(path("", form))
-        headers = [(b"content-type", b"application/x-www-form-urlencoded")]
-        for size in (10, 5000):
-            body = b"a=" + b"x" * size
-            length = [(b"content-length", str(len(body)).encode())]
-            show(request(method="POST", headers=headers + length, body=body))
-    """)
-
-
-def test_errors_are_djangos(ways):
-    printed = ways.both("""
-        import logging
-        logging.disable()
-        def fails(request):
-            raise KeyError("x")
-        urlpatterns.append(path("fails", fails))
-        show(request("/fails"))
-        show(request("/missing"))
-    """)
-    assert "'status': 500" in printed
-    assert "'status': 404" in printed
-
-
-def test_streamed_responses_synchronous_and_asynchronous(ways):
-    printed = ways.both("""
-        import warnings
-        warnings.simplefilter("ignore")  # stock Django warns of synchronous iterators under ASGI
-        def numbers(request):
-            return StreamingHttpResponse(str(number) for number in range(3))
-        async def later():
-            import asyncio
-            for number in range(3):
-                await asyncio.sleep(0.001)
-                yield f"a{number}"
-        def awaited(request):
-            return StreamingHttpResponse(later())
-        urlpatterns.extend([path("numbers", numbers), path("awaited", awaited)])
-        show(request("/awaited"))
-        show(request("/numbers"))
-    """)
-    assert "b'a2'" in printed
-
-
-def test_an_endless_asynchronous_stream_ends_when_the_peer_leaves(ways):
-    assert ways.both("""
-        ended = gevent.event.Event()
-        async def endless():
-            import asyncio
-            try:
-                yield "first"
-                await asyncio.sleep(3600)
-            finally:
-                ended.set()
-        urlpatterns.append(path("", lambda request: StreamingHttpResponse(endless())))
-        peer = Peer(site(), HTTP, REQUEST)
-        peer.next(), peer.next()
-        peer.gone = True
-        peer.incoming.put({"type": "http.disconnect"})
-        peer.end()
-        print(ended.wait(60))
-    """).endswith("True")
-
-
-def test_asynchronous_views_work(ways):
-    ways.both("""
-        async def view(request):
-            import asyncio
-            await asyncio.sleep(0.001)
-            return HttpResponse("async")
-        urlpatterns.append(path("", view))
-        show(request())
-    """)
-
-
-def test_who_leaves_during_the_upload_gets_no_page(ways):
-    assert (
-        ways.both("""
-        urlpatterns.append(path("", lambda request: HttpResponse("x")))
-        part = {"type": "http.request", "body": b"x", "more_body": True}
-        print(Peer(site(), HTTP, part, {"type": "http.disconnect"}).end())
-    """)
-        == "[]"
-    )
-
-
-def test_on_the_short_way_pages_run_in_the_greenlet_of_their_request(ways):
-    assert ways.short("""
-        seen = []
-        def page(request):
-            seen.append(gevent.getcurrent())
-            return HttpResponse("x")
-        urlpatterns.append(path("", page))
-        peer = Peer(site(), HTTP, REQUEST)
-        peer.end()
-        print(seen == [peer.greenlet])
-    """).endswith("True")
