@@ -117,13 +117,12 @@ def _measure(
 
 def start_services() -> dict[str, str]:
     """Redis and Postgres for all servers: those of the environment, else the embedded ones."""
-    from thyme import services
+    from multichat.addresses import database_url, redis_url
 
     os.environ.setdefault("THYME_STATE", tempfile.gettempdir() + "/thyme-bench")
-    redis = os.environ.get("REDIS_URL") or services.redis()
     return {
-        "REDIS_URL": redis,
-        "DATABASE_URL": os.environ.get("DATABASE_URL") or services.postgres(),
+        "REDIS_URL": redis_url(),
+        "DATABASE_URL": database_url(),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 

@@ -24,9 +24,7 @@ from pathlib import Path
 
 import dj_database_url
 
-from thyme.services.embedded import state_directory
-
-from .addresses import database_url, redis_url
+from .addresses import database_url, redis_url, state_directory
 from .secret import secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent

@@ -290,13 +290,12 @@ def _use(pickled: dict[str, bytes] | None) -> None:
 
 
 def _start(handover: dict[str, Any]) -> Any:
-    import gevent
 
     from thyme import loop
     from thyme.config import Config
     from thyme.loading import prepare
     from thyme.server.server import Server
-    from thyme.supervisor.signals import at_end_of_input, on_signals
+    from thyme.supervisor.signals import on_eof, on_signals
 
     loop.install()
     setup: Setup | None = pickle.loads(handover["setup"])  # noqa: S301
@@ -310,5 +309,5 @@ def _start(handover: dict[str, Any]) -> Any:
         server.stop(drain_seconds=0)
 
     on_signals([signal.SIGTERM], stop)
-    gevent.spawn(at_end_of_input, stop)
+    on_eof(stop)
     return server

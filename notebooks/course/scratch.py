@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from thyme.services.engines import Account, Postgres
+from thyme.services.engines import Account, data_home
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
 CONFIGURED = ("REDIS_URL", "DATABASE_URL", "DJANGO_ALLOWED_HOSTS", "DJANGO_DEBUG", "DJANGO_HTTPS")
@@ -41,6 +41,6 @@ def environment(state: Path, **settings: str) -> dict[str, str]:
 
 def remove(state: Path) -> None:
     """Remove the state, and its database, which is elsewhere if the reader is root."""
-    home = Postgres(state, Account.unprivileged()).data.parent
+    home = data_home(state, Account.unprivileged())
     for folder in {home, state}:
         shutil.rmtree(folder, ignore_errors=True)

@@ -84,18 +84,16 @@ def on_gevent(url: str, drain_seconds: float) -> None:
 
     import signal
 
-    import gevent
-
     from gredis.drivers.gevent import GeventCrossbar
     from thyme import loop
     from thyme.loading import prepare
     from thyme.split.worker.gevent import Worker
-    from thyme.supervisor.signals import at_end_of_input, on_signals
+    from thyme.supervisor.signals import on_eof, on_signals
 
     loop.install()
     worker = Worker(prepare(application), GeventCrossbar(url), drain_seconds=drain_seconds)
     on_signals((signal.SIGTERM,), worker.stop)
-    gevent.spawn(at_end_of_input, worker.stop)
+    on_eof(worker.stop)
     worker.run(lambda: print("ready", flush=True))
     loop.close_shared_loop()
 

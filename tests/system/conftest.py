@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
+from multichat import addresses
 from tests.conftest import RedisServer, running_redis
 from tests.system.children import Child, Start, alive, family
 from tests.system.people import Browser, Page
@@ -75,7 +76,8 @@ def environment(redis: RedisServer, database: str, name: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def database() -> Iterator[str]:
     """The URL of a migrated database with our users, dropped at the end."""
-    url = services.postgres()
+    state = addresses.state_directory()
+    url = services.postgres(state, database=addresses.DATABASE, role=addresses.ROLE)
     name = f"system_{secrets.token_hex(4)}"
     # CREATE DATABASE cannot be in a transaction, which `with connection` would begin.
     with contextlib.closing(psycopg2.connect(url)) as admin:

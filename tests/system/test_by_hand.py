@@ -15,7 +15,7 @@ import pytest
 from tests.system.children import DEADLINE, ROOT, family
 from tests.system.people import ROOM, Browser, Page, came, said
 from thyme import services
-from thyme.services.engines import Account, Postgres
+from thyme.services.engines import Account, data_home
 
 PASSWORD = "typed by hand"
 MIGRATE = "manage.py migrate"
@@ -40,7 +40,7 @@ def state():
     state = directory / "state"
     yield state
     services.stop_unused(state)
-    shutil.rmtree(Postgres(state, Account.unprivileged()).data.parent, ignore_errors=True)
+    shutil.rmtree(data_home(state, Account.unprivileged()), ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 

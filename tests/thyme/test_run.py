@@ -25,8 +25,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from multichat import addresses
+from thyme import run as program
 from thyme import services
-from thyme.services.engines import Account, Postgres
+from thyme.services.engines import Account, data_home
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 120  # seconds; a start takes 3, the first one 6
@@ -113,7 +115,7 @@ def temporary_state():
     state = directory / "state"
     yield state
     services.stop_unused(state)
-    shutil.rmtree(Postgres(state, Account.unprivileged()).data.parent, ignore_errors=True)
+    shutil.rmtree(data_home(state, Account.unprivileged()), ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -206,7 +208,7 @@ def test_a_killed_worker_is_started_again_after_one_clear_sentence(running):
     children = psutil.Process(running.process.pid).children()
     worker = next(child for child in children if "runworker2" in child.cmdline())
     worker.kill()
-    said = re.compile(r"^Worker \d was ended by SIGKILL; starting it again (now|in .* s)\.$", re.M)
+    said = re.compile(r"^Worker \d was terminated by SIGKILL; restarting it (now|in .* s)\.$", re.M)
     assert wait_until(lambda: said.search(running.said()))
     assert wait_until(lambda: "takes connections" in running.said())
     with urllib.request.urlopen(f"{running.url}/accounts/login/", timeout=DEADLINE) as page:
@@ -215,7 +217,7 @@ def test_a_killed_worker_is_started_again_after_one_clear_sentence(running):
 
 def test_a_killed_server_comes_back_on_the_same_port(running):
     running.child("thyme").kill()
-    assert wait_until(lambda: "The server was ended by SIGKILL" in running.said())
+    assert wait_until(lambda: "The server was terminated by SIGKILL" in running.said())
     assert wait_until(lambda: not nothing_listens(running.url))
 
 
@@ -241,6 +243,13 @@ def test_a_port_in_use_is_one_clear_sentence_before_anything_starts(run, running
     second.close()
 
 
+def test_it_uses_the_same_servers_as_the_commands_that_it_runs(monkeypatch, tmp_path):
+    assert program.DATABASE == addresses.DATABASE == addresses.ROLE
+    for value in ("", str(tmp_path)):
+        monkeypatch.setenv("THYME_STATE", value)
+        assert program.state_directory() == addresses.state_directory()
+
+
 # --- its end ------------------------------------------------------------------------------
 
 
@@ -257,12 +266,12 @@ def test_a_signal_ends_everything_and_the_next_start_keeps_the_data(run, number)
     second = run("--port", "0")
     second.address()
     assert second.rest() == shown, "the same accounts with the same passwords"
-    assert "Made the rooms" not in second.said()
+    assert "Created the rooms" not in second.said()
 
 
 def test_a_signal_while_it_starts_ends_it_too(run):
     starting = run("--port", "0")
-    assert wait_until(lambda: "Bringing the database" in starting.said())
+    assert wait_until(lambda: "Migrating the database" in starting.said())
     family = starting.processes()
     assert starting.end() == 0
     assert wait_until(lambda: all(map(gone, family)))
@@ -314,14 +323,16 @@ def test_an_unreachable_service_is_one_clear_sentence_without_the_password(run, 
 
 def test_configured_services_are_used_and_get_no_accounts(run, state):
     urls = {
-        "REDIS_URL": services.redis(lambda line: None, state),
-        "DATABASE_URL": services.postgres(lambda line: None, state),
+        "REDIS_URL": services.redis(state, lambda line: None),
+        "DATABASE_URL": services.postgres(
+            state, lambda line: None, database="multichat", role="multichat"
+        ),
     }
     try:
         one = run("--port", "0", THYME_STATE=str(state.parent / "other"), **urls)
         with urllib.request.urlopen(f"{one.address()}/accounts/login/", timeout=DEADLINE) as page:
             assert page.status == 200
-        assert one.rest()[0] == "  Make an account with: python manage.py createsuperuser"
+        assert one.rest()[0] == "  Create an account with: python manage.py createsuperuser"
         assert one.end() == 0
         assert "Starting PostgreSQL" not in one.said()
     finally:

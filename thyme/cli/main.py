@@ -1,11 +1,11 @@
-"""The command line of the server: options to a `Config`, signals to an orderly stop.
+"""The command line of the server: from options to a `Config`, from signals to a clean shutdown.
 
-Printed to standard output is one line that a program can read, `Thyme listens on http://…`; log
-lines go to standard error. The exit code is 0 after SIGTERM, SIGINT or the end of standard input
-(`--stop-on-eof`), 1 when the server could not start, 2 for wrong options.
+Standard output has one line, for programs to read: `Thyme listens on http://…`. Log messages go to
+standard error. The exit code is 0 after SIGTERM, SIGINT or the end of standard input
+(`--stop-on-eof`), 1 if the server cannot start, 2 for invalid options.
 
-Read next: `cli/options.py`, what can be said; `server/server.py`; `cli/processes.py` for several of
-them.
+Read next: `cli/options.py`, the options; `server/server.py`; `cli/processes.py` for several
+processes.
 """
 
 from __future__ import annotations
@@ -18,36 +18,37 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
 from gevent.lock import Semaphore
 
-from thyme.asgi import Application
-from thyme.cli.options import config_of, read_options
+from thyme.cli import READY
+from thyme.cli.options import build_config, read_options
 from thyme.cli.processes import Processes
-from thyme.cli.reload import times, watch
 from thyme.config import Config
 from thyme.errors import ApplicationNotFound, CertificateUnusable, StartupFailed
 from thyme.loading import load
 from thyme.loop import install
 from thyme.loop.shared import close_shared_loop
 from thyme.server import access_log as accesslog
-from thyme.server.listeners import DESCRIPTOR, tcp_bind
+from thyme.server.listeners import DESCRIPTOR
 from thyme.server.server import Server
-from thyme.server.status import CombinedStatus, Status
 from thyme.supervisor.child import ChildFailed
-from thyme.supervisor.signals import at_end_of_input, on_signals
+from thyme.supervisor.signals import on_eof, on_signals
+
+if TYPE_CHECKING:
+    from thyme.cli.reload import Reloader
 
 _LOGGER = logging.getLogger("thyme")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server until it is told to stop; the exit code of the process."""
+    """Run the server until it is told to stop; return the exit code of the process."""
     options = read_options(arguments, os.environ)
-    _log()
-    config = config_of(options)
+    _configure_logging()
+    config = build_config(options)
     try:
         if options.get("processes") or options.get("reload"):
             return _supervise(options, config)
@@ -59,39 +60,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ChildFailed as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(_explained(error, config))
+        return _fail(_explain(error, config))
 
 
 def _serve(options: dict[str, Any], config: Config) -> int:
+    """Run one server in this process."""
     install()
     server = Server(load(options["app"], stock=options.get("stock", False)), config)
     server.start()
-    gc.freeze()  # what the program itself consists of is not searched for garbage again and again
+    gc.freeze()  # the program's own objects live on: later collections need not visit them
     service = _Service(options, config, server)
-    service.start_status(Status(server))
+    service.start_status()
     return service.run(server.places)
 
 
 def _supervise(options: dict[str, Any], config: Config) -> int:
-    before = times(Path.cwd()) if options.get("reload") else {}
+    """Run one or more server processes, as their parent."""
     processes = Processes(options, config, _LOGGER.info)
     service = _Service(options, config, processes=processes)
+    reloader = _start_reloader(processes) if options.get("reload") else None
     try:
-        processes.start()
-        service.start_status(CombinedStatus(processes.metrics_places))
-    except BaseException:
-        processes.stop()
-        raise
-    if options.get("reload"):
-        gevent.spawn(watch, Path.cwd(), before, processes.renew)
-    return service.run(processes.places)
+        try:
+            processes.start()
+            service.start_status()
+        except BaseException:
+            processes.stop()
+            raise
+        return service.run(processes.urls)
+    finally:
+        if reloader is not None:
+            reloader.stop()
+
+
+def _start_reloader(processes: Processes) -> Reloader:
+    from thyme.cli.reload import Reloader  # for development only
+
+    reloader = Reloader(Path.cwd(), processes.restart)
+    reloader.start()
+    return reloader
 
 
 class _Service:
-    """What this process is told by signals: about its own server, or the processes it looks after.
+    """Runs this process's own server, or the processes that it is the parent of, until a signal.
 
-    A server of our own that is to start anew gets processes in its place (`cli/processes.py`): we
-    hand its sockets over, let it finish, and stay as the parent.
+    SIGHUP to a server of our own replaces it by processes (`cli/processes.py`): its sockets are
+    handed over, it finishes its requests, and this process continues as the parent.
     """
 
     def __init__(
@@ -106,88 +119,95 @@ class _Service:
         self._server = server
         self._processes = processes
         self._status: Server | None = None
-        self._told = 0
-        self._ended = Event()
-        self._turn = Semaphore()
+        self._stop_requests = 0
+        self._stopped = Event()
+        self._lock = Semaphore()  # one restart at a time
 
-    def start_status(self, application: Application) -> None:
-        """Listen on the bind of --metrics, if there is one; or go on there with `application`."""
+    def start_status(self) -> None:
+        """Serve health and metrics at the address of --metrics, if it is given.
+
+        Called again, it serves those of the processes in place of those of the server.
+        """
         bind = self._options.get("metrics")
+        if bind is None:
+            return
+        from thyme.server import status  # only if asked for: it takes time to import
+
+        application: Any = None
+        if self._processes is not None:
+            application = status.CombinedStatus(self._processes.status_addresses)
+        elif self._server is not None:
+            application = status.Status(self._server)
         if self._status is not None:
             self._status.application = application
-        elif bind is not None:
-            self._status = Server(application, Config(binds=(bind,)))
-            self._status.start()
-            if not bind.startswith(DESCRIPTOR):  # else our parent gathers them, and says where
-                _LOGGER.info("health and metrics are on %s", self._status.places[0])
+            return
+        self._status = Server(application, Config(binds=(bind,)))
+        self._status.start()
+        if not bind.startswith(DESCRIPTOR):  # otherwise our parent combines and announces them
+            _LOGGER.info("health and metrics are on %s", self._status.places[0])
 
-    def run(self, places: Sequence[str]) -> int:
-        """Say that we listen, and go on until told to stop; the exit code."""
+    def run(self, urls: Sequence[str]) -> int:
+        """Report that the server is ready, and block until it is stopped; return the exit code."""
         on_signals((signal.SIGTERM, signal.SIGINT), self._stop)
-        on_signals((signal.SIGHUP,), self._renew)
+        on_signals((signal.SIGHUP,), self._restart)
         if self._options.get("stop_on_eof"):
-            gevent.spawn(at_end_of_input, self._stop)
-        print(f"Thyme listens on {', '.join(places)}", flush=True)
-        self._ended.wait()
+            on_eof(self._stop)
+        print(f"{READY}{', '.join(urls)}", flush=True)
+        self._stopped.wait()
         if self._server is not None:
-            self._server.serve_forever()  # to its very end
+            self._server.serve_forever()  # until `Server.stop` has finished
         if self._status is not None:
             self._status.stop(0)
         close_shared_loop()
         return 0
 
     def _stop(self) -> None:
-        """Told a second time, it is to stop at once."""
-        self._told += 1
-        at_once = self._told > 1
-        ends: list[Callable[[], None]] = []
+        """Stop gracefully at the first request, immediately at the second."""
+        self._stop_requests += 1
+        immediately = self._stop_requests > 1
+        stops: list[Callable[[], None]] = []
         if self._server is not None:
-            ends.append(partial(self._server.stop, 0 if at_once else None))
-        if self._processes is not None and not at_once:
-            ends.append(self._processes.stop)
-        gevent.joinall([gevent.spawn(end) for end in ends])
-        self._ended.set()  # processes that are left see the end of their standard input
+            stops.append(partial(self._server.stop, 0 if immediately else None))
+        if self._processes is not None and not immediately:
+            stops.append(self._processes.stop)
+        gevent.joinall([gevent.spawn(stop) for stop in stops])
+        self._stopped.set()  # processes that still run stop when their standard input ends
 
-    def _renew(self) -> None:
-        with self._turn:
-            if self._told:
+    def _restart(self) -> None:
+        with self._lock:
+            if self._stop_requests:
                 return
             if self._processes is not None:
-                self._processes.renew()
+                self._processes.restart()
                 return
-            server, self._processes = self._server, self._successors()
+            server, self._processes = self._server, self._start_successors()
             if self._processes is not None and server is not None:
-                self.start_status(CombinedStatus(self._processes.metrics_places))
+                self.start_status()
                 server.handed_over = True
                 server.stop()
                 self._server = None
 
-    def _successors(self) -> Processes | None:
-        """Processes that accept where our own server does; None when they cannot start."""
+    def _start_successors(self) -> Processes | None:
+        """Start processes on the sockets of our own server; return None if they cannot start."""
         sockets = self._server.copied_sockets() if self._server is not None else []
         processes = Processes(self._options, self._config, _LOGGER.info, sockets)
         try:
             processes.start()
         except (ChildFailed, OSError) as problem:
-            _LOGGER.error("%s The old process goes on.", problem)
-            processes.let_go()
+            _LOGGER.error("%s The old process continues.", problem)
+            processes.close_sockets()
             return None
         return processes
 
 
-def url(host: str, port: int) -> str:
-    """The address as a browser wants it. RFC 3986 3.2.2: IPv6 addresses stand in brackets."""
-    return f"http://{tcp_bind(host, port)}"
-
-
-def _log() -> None:
+def _configure_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # The library tells every opening and closing; what goes wrong is enough.
+    # The library logs every opening and closing at INFO.
     logging.getLogger("thyme.websocket.protocol").setLevel(logging.WARNING)
     accesslog.to_standard_error()
 
 
-def _explained(error: OSError, config: Config) -> str:
+def _explain(error: OSError, config: Config) -> str:
     reason = error.strerror or str(error)
     if isinstance(error, CertificateUnusable):
         return str(error)
@@ -199,6 +219,6 @@ def _explained(error: OSError, config: Config) -> str:
     )
 
 
-def _fail(sentence: str) -> int:
-    print(f"thyme: {sentence}", file=sys.stderr)
+def _fail(message: str) -> int:
+    print(f"thyme: {message}", file=sys.stderr)
     return 1

@@ -1,15 +1,18 @@
-"""What can be said on the command line, in a file and in the environment; the help one learns from.
+"""Options from the command line, the environment and a file; and the text of `--help`.
 
-Every option has the same name everywhere:
+An option has the same name in all three places:
 
     command line     --slow-seconds 5
     environment      THYME_SLOW_SECONDS=5
-    file (TOML)      slow-seconds = 5             chosen by --config
+    file (TOML)      slow-seconds = 5             chosen with --config
 
-The command line wins over the environment, and that over the file. Switches are true or false in
-the latter two, and `bind` may be a list in the file, in the environment words.
+The command line takes precedence over the environment, and the environment over the file. Switches
+are true or false in the latter two; `bind` may be a list in the file, and is split at spaces in
+the environment.
 
-Read next: `cli/main.py`, which obeys; `config.py`, the reasons for the defaults.
+A new option is one `add(…)` below, and a field of `Config` (`config.py`) unless it concerns the
+command line only. Read next: `cli/main.py`, which uses the options; `config.py`, the reasons for
+the defaults.
 """
 
 from __future__ import annotations
@@ -26,38 +29,38 @@ from thyme.server.listeners import checked_bind
 from thyme.server.proxies import Proxies
 
 PREFIX = "THYME_"
-"""Of the names in the environment."""
+"""Of the names of environment variables."""
 
 _DESCRIPTION = """\
-Serve an application over HTTP/1.1 and WebSocket, a greenlet per connection.
+Serve an application over HTTP/1.1 and WebSocket, with one greenlet per connection.
 
-APP is MODULE:ATTRIBUTE. Both kinds of application are welcome:
-  ASGI 3   async def application(scope, receive, send)    Channels, Django, Starlette, …
-  esque    def application(scope, receive, send)          the same events, no await
+APP is MODULE:ATTRIBUTE and names an application of either kind:
+  ASGI 3        async def application(scope, receive, send)    Channels, Django, Starlette, …
+  ASGI (esque)  def application(scope, receive, send)          same events, blocking calls
 """
 
 _EPILOG = """\
 examples:
-  python -m thyme multichat.asgi:application              the chat, all in this process
-  python -m thyme multichat.relay:application             the chat, in worker processes
-  python -m thyme app:hello --host 0.0.0.0 --port 80      for everybody
+  python -m thyme multichat.asgi:application              the chat in a single process
+  python -m thyme multichat.relay:application             the chat with separate workers
+  python -m thyme app:hello --host 0.0.0.0 --port 80      reachable from other machines
   python -m thyme app:hello --bind :443 --bind unix:/run/app.sock --certificate both.pem
   python -m thyme app:hello --processes 4 --access-log json --proxy-headers 10.0.0.0/8
-  python -m thyme app:hello --reload                      while you write it
+  python -m thyme app:hello --reload                      restart on changes, for development
 
 signals:
-  SIGTERM, SIGINT (Ctrl-C)   stop: requests are finished and WebSockets closed with 1001, for at
-                             most --drain-seconds; a second one ends it at once
-  SIGHUP                     start anew, without refusing a connection: a new process (or N) takes
-                             over when it is ready, and this one finishes and becomes its parent
+  SIGTERM, SIGINT (Ctrl-C)   stop gracefully: finish requests and close WebSockets with code 1001,
+                             for up to --drain-seconds; a second signal stops immediately
+  SIGHUP                     restart without downtime: new processes take over when they are ready,
+                             and this one finishes its requests and becomes their parent
 
-Every option can also stand in the environment (THYME_SLOW_SECONDS=5) or, without its dashes in
-front, in the TOML file of --config (slow-seconds = 5). The command line wins, then the environment.
+Options can also be set in the environment (THYME_SLOW_SECONDS=5) or in the TOML file given by
+--config (slow-seconds = 5). The command line takes precedence, then the environment.
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its options have no defaults: what is not said is not in the result."""
+    """A parser without defaults: options that are not given are missing from the result."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -68,81 +71,84 @@ class _Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
         )
         default = Config()
-        self.add_argument("app", metavar="APP", nargs="?", help="the application")
+        self.add_argument("app", metavar="APP", nargs="?", help="application to serve")
         self.add_argument("--config", metavar="FILE", help="read options from a TOML file")
-        self._where = self.add_argument_group("where it listens")
-        self._add_where(default)
-        self._behaviour = self.add_argument_group("how it behaves")
-        self._add_behaviour(default)
+        self._network = self.add_argument_group("network")
+        self._add_network(default)
+        self._operation = self.add_argument_group("operation")
+        self._add_operation(default)
         self._limits = self.add_argument_group("limits (sizes in bytes, times in seconds)")
         self._add_limits(default)
 
     # fmt: off
 
-    def _add_where(self, default: Config) -> None:
-        add = self._where.add_argument
+    def _add_network(self, default: Config) -> None:
+        add = self._network.add_argument
         add("--host", help=f"address to listen on (default: {default.host})")
-        add("--port", type=_port, help=f"port, 0: any free one (default: {default.port})")
-        add("--bind", action="append", type=_bind, metavar="PLACE",
-            help="listen there instead; may be repeated: HOST:PORT, [IPv6]:PORT, unix:PATH, or "
-            "fd://N, a listening socket that was inherited")
-        add("--certificate", metavar="FILE", help="speak TLS, with this certificate chain (PEM)")
-        add("--private-key", metavar="FILE", help="its key (default: in the certificate's file)")
-        add("--metrics", type=_metrics, metavar="PLACE",
-            help="answer /health and /metrics there, for all processes; a port alone is one of "
-            "127.0.0.1")
-        add(
-        "--root-path",
-        help="where the application is mounted, such as /chat, which a proxy takes off the path",
-    )
+        add("--port", type=_port,
+            help=f"port to listen on; 0 picks a free one (default: {default.port})")
+        add("--bind", action="append", type=_bind, metavar="ADDRESS",
+            help="listen on ADDRESS instead of --host and --port; repeatable. One of HOST:PORT, "
+            "[IPv6]:PORT, unix:PATH, or fd://N for an inherited listening socket")
+        add("--certificate", metavar="FILE", help="certificate chain (PEM); enables TLS")
+        add("--private-key", metavar="FILE",
+            help="private key (PEM) of the certificate (default: in the certificate's file)")
+        add("--metrics", type=_metrics, metavar="ADDRESS",
+            help="serve /health and /metrics (Prometheus) of all processes on ADDRESS; a port "
+            "alone means 127.0.0.1")
+        add("--root-path", metavar="PATH",
+            help="path under which a proxy mounts the application and which it strips, such as "
+            "/chat")
         add("--proxy-headers", type=_proxies, metavar="ADDRESSES",
-            help="believe X-Forwarded-For and -Proto from these addresses or networks, separated "
-            "by commas, or unix")
+            help="trust X-Forwarded-For and X-Forwarded-Proto from these addresses or networks, "
+            'separated by commas; "unix" for Unix sockets')
 
-    def _add_behaviour(self, default: Config) -> None:
-        add, switch = self._behaviour.add_argument, argparse.BooleanOptionalAction
+    def _add_operation(self, default: Config) -> None:
+        add, switch = self._operation.add_argument, argparse.BooleanOptionalAction
         add("--processes", type=_number, metavar="N",
-            help="run N processes that share the sockets, and start again what ends; 0: only "
-            "this one (default)")
-        add("--reload", action=switch, help="start anew when a source file changes: to develop")
-        add("--access-log", choices=FORMATS, help="a line for each request, to standard error")
+            help="run N processes on shared sockets and restart those that exit; 0 serves in this "
+            "process (default)")
+        add("--reload", action=switch, help="restart on source changes (development)")
+        add("--access-log", choices=FORMATS,
+            help="log each request to standard error, in Common Log Format or as JSON")
         add("--compress", action=switch,
-            help="compress WebSocket messages (permessage-deflate): less to send, more CPU")
+            help="compress WebSocket messages (permessage-deflate): less traffic, more CPU time")
         add("--ping-seconds", type=_seconds, metavar="S",
-            help="ping WebSockets that are silent for so long (default: never)")
+            help="ping WebSockets that have been idle for S seconds (default: never)")
         add("--stock", action=switch,
-            help="run synchronous consumers and pages through asyncio, as elsewhere: to compare")
+            help="run synchronous consumers and views through asyncio, as other servers do (for "
+            "comparison)")
         add("--stop-on-eof", action=switch,
-            help="stop when standard input ends: with the process that holds its other end")
+            help="stop when standard input closes, such as when the parent process exits")
 
     def _add_limits(self, default: Config) -> None:
         add = self._limits.add_argument
         for name, kind, meaning in _LIMITS:
             value = getattr(default, name)
-            known = "no limit" if value is None else value
+            shown = "no limit" if value is None else value
             add(f"--{name.replace('_', '-')}", type=kind, metavar="S" if kind is _seconds else "N",
-                help=f"{meaning} (default: {known})")
+                help=f"{meaning} (default: {shown})")
 
     # fmt: on
 
 
 def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]) -> dict[str, Any]:
-    """What was said, by name, from all three places. Exits with code 2 when it makes no sense."""
+    """Return the options that are given, by name. Exits with code 2 if they are invalid."""
     parser = _Parser()
-    said = vars(parser.parse_args(arguments))
-    outer = vars(parser.parse_args(_from_environment(parser, environment)))
-    file = said.pop("config", None) or outer.pop("config", None)
-    inner = vars(parser.parse_args(_from_file(parser, file))) if file else {}
-    options = inner | outer | said
+    from_arguments = vars(parser.parse_args(arguments))
+    from_environment = vars(parser.parse_args(_environment_arguments(parser, environment)))
+    file = from_arguments.pop("config", None) or from_environment.pop("config", None)
+    from_file = vars(parser.parse_args(_file_arguments(parser, file))) if file else {}
+    options = from_file | from_environment | from_arguments
     if not options.get("app"):
         parser.error("the following arguments are required: APP")
     if "private_key" in options and "certificate" not in options:
-        parser.error("--private-key is of no use without --certificate")
+        parser.error("--private-key requires --certificate")
     return options
 
 
-def config_of(options: Mapping[str, Any]) -> Config:
-    """The `Config` that the options ask for."""
+def build_config(options: Mapping[str, Any]) -> Config:
+    """Return the `Config` that `options` describe."""
     names = ("host", "port", "certificate", "private_key", "access_log", "ping_seconds")
     limits = tuple(name for name, _, _ in _LIMITS)
     return Config(
@@ -154,8 +160,8 @@ def config_of(options: Mapping[str, Any]) -> Config:
     )
 
 
-def as_arguments(options: Mapping[str, Any]) -> list[str]:
-    """The command line that says all of `options`: for a process that is to do the same."""
+def to_arguments(options: Mapping[str, Any]) -> list[str]:
+    """Return the command line that gives all of `options`, to start a process with the same."""
     arguments: list[str] = []
     for name, value in options.items():
         if name == "proxy_headers":
@@ -173,7 +179,7 @@ def _argument(name: str, value: Any) -> list[str]:
 
 
 def _names(parser: _Parser) -> dict[str, bool]:
-    """Each option's name, and whether it is a switch."""
+    """Return the name of each option, and True for those that are switches."""
     return {
         action.dest: isinstance(action, argparse.BooleanOptionalAction)
         for action in parser._actions
@@ -181,19 +187,19 @@ def _names(parser: _Parser) -> dict[str, bool]:
     }
 
 
-def _from_environment(parser: _Parser, environment: Mapping[str, str]) -> list[str]:
+def _environment_arguments(parser: _Parser, environment: Mapping[str, str]) -> list[str]:
     arguments = []
     for name, is_switch in _names(parser).items():
         text = environment.get(PREFIX + name.upper())
         if text and is_switch:
-            arguments += _argument(name, _truth(parser, PREFIX + name.upper(), text))
+            arguments += _argument(name, _parse_switch(parser, PREFIX + name.upper(), text))
         elif text:
             arguments += _argument(name, text.split() if name == "bind" else text)
     app = environment.get(f"{PREFIX}APP")
     return [*arguments, app] if app else arguments
 
 
-def _truth(parser: _Parser, name: str, text: str) -> bool:
+def _parse_switch(parser: _Parser, name: str, text: str) -> bool:
     if text.lower() in ("1", "true", "yes", "on"):
         return True
     if text.lower() not in ("0", "false", "no", "off"):
@@ -201,7 +207,7 @@ def _truth(parser: _Parser, name: str, text: str) -> bool:
     return False
 
 
-def _from_file(parser: _Parser, path: str) -> list[str]:
+def _file_arguments(parser: _Parser, path: str) -> list[str]:
     try:
         with open(path, "rb") as file:
             found = tomllib.load(file)
@@ -215,11 +221,11 @@ def _from_file(parser: _Parser, path: str) -> list[str]:
         elif name in _names(parser).keys() - {"config"}:
             arguments += _argument(name, value)
         else:
-            parser.error(f"{path}: there is no option {key!r}")
+            parser.error(f"{path}: unknown option {key!r}")
     return arguments
 
 
-# Types: what is said, or an error that tells what was expected.
+# Types of options: each returns the value, or raises an error that names what was expected.
 
 
 def _port(text: str) -> int:
@@ -271,17 +277,25 @@ def _proxies(text: str) -> list[str]:
 
 
 _LIMITS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
-    ("connections", _count, "at the same time; more are answered with 503"),
-    ("head_bytes", _count, "of a request's head, else 431"),
-    ("target_bytes", _count, "of a request's target, else 414"),
-    ("header_fields", _count, "in a request's head, else 431"),
-    ("body_bytes", _count, "of a request's body, else 413"),
-    ("message_bytes", _count, "of a WebSocket message, else it is closed with 1009"),
-    ("head_seconds", _seconds, "for a head that has begun and a TLS handshake, else 408"),
-    ("keep_alive_seconds", _seconds, "between requests, then the connection is closed"),
-    ("pong_seconds", _seconds, "for the answer to a ping"),
-    ("close_seconds", _seconds, "for a WebSocket peer's answer to our close"),
-    ("drain_seconds", _seconds, "for what is in progress when it is told to stop"),
-    ("slow_seconds", _seconds, "that a client may leave unread what is sent, else 1013"),
-    ("slow_bytes", _count, "kept for a WebSocket client that does not read, else 1013"),
+    ("connections", _count, "simultaneous connections; further ones get 503"),
+    ("head_bytes", _count, "size of a request head; larger ones get 431"),
+    ("target_bytes", _count, "size of a request target; longer ones get 414"),
+    ("header_fields", _count, "number of fields in a request head; more get 431"),
+    ("body_bytes", _count, "size of a request body; larger ones get 413"),
+    ("message_bytes", _count, "size of a WebSocket message; larger ones close it with code 1009"),
+    (
+        "head_seconds",
+        _seconds,
+        "time for a request head (else 408), or for the TLS handshake",
+    ),
+    ("keep_alive_seconds", _seconds, "idle time between requests before the connection is closed"),
+    ("pong_seconds", _seconds, "time to wait for the answer to a ping"),
+    ("close_seconds", _seconds, "time to wait for the answer to a WebSocket close frame"),
+    ("drain_seconds", _seconds, "time to finish requests and WebSockets when stopping"),
+    ("slow_seconds", _seconds, "time that a client may leave data unread, else 1013"),
+    (
+        "slow_bytes",
+        _count,
+        "buffer for a WebSocket client that does not read, else 1013",
+    ),
 )

@@ -1,14 +1,16 @@
-"""Several server processes on the same sockets, kept alive; and one that starts anew in place.
+"""Several server processes on shared sockets: supervised, and restarted without downtime.
 
-The parent binds, and never accepts. Each process inherits the listening sockets (`--bind fd://N`)
-and serves like any single one: `python -m thyme` with the same options. A process that ends is
-started again (`supervisor/child.py`). To start anew (SIGHUP, or a changed file with --reload) a new
-generation is started beside the old one, and only when it is ready the old one is told to stop;
-the sockets stay open all the time, so no connection is refused. A generation that cannot start
-leaves the old one serving. A single server (no --processes) that gets SIGHUP becomes such a parent:
-it hands its sockets over, and finishes what it has in progress.
+The parent binds the sockets and never accepts. Each process inherits them (`--bind fd://N`) and is
+an ordinary `python -m thyme` with the same options. A process that exits is restarted
+(`supervisor/child.py`).
 
-Started by exec, not fork: a child shares no memory with us, and begins with a clean hub.
+A restart (SIGHUP, or a changed file with --reload) starts a new generation of processes beside the
+old one. Only when the new generation is ready is the old one told to stop; the sockets stay open
+throughout, so no connection is refused. If the new generation cannot start, the old one continues.
+A single server (without --processes) that receives SIGHUP becomes such a parent: it hands its
+sockets over and finishes its own requests.
+
+Processes are started by exec, not fork, so they share no memory and begin with a fresh hub.
 """
 
 from __future__ import annotations
@@ -21,96 +23,103 @@ from typing import Any
 import gevent
 from gevent.lock import Semaphore
 
-from thyme.cli.options import as_arguments
+from thyme.cli import READY
+from thyme.cli.options import to_arguments
 from thyme.config import Config
 from thyme.server.listeners import listening, place_name, remove_sockets, tcp_bind
-from thyme.supervisor.child import Child, ChildFailed, stop_in_turn
+from thyme.supervisor.child import Child, ChildFailed, stop_in_order
 
-READY = "Thyme listens on "
-"""How the line begins with which a process says that it is ready."""
-
-ANY_PORT = "127.0.0.1:0"
-"""For the figures of one process, which the parent adds up."""
+METRICS_BIND = "127.0.0.1:0"
+"""Where each process serves its own status, which the parent combines: any free port."""
 
 KILL_AFTER = 3.0
-"""Seconds that a process has beyond its drain time, before it is killed."""
+"""Seconds after its drain time that a process is killed."""
+
+REPLACED_OPTIONS = frozenset({"host", "port", "metrics"})
+"""Options that a process does not get from its parent: the parent binds."""
 
 
 class Processes:
-    """`start()` binds and starts the processes; `renew()` replaces them, `stop()` ends them.
+    """Server processes: `start()` binds and starts them, `restart()` replaces them, `stop()`.
 
-    `sockets`: where to accept, when somebody listens there already.
+    `sockets`: listening sockets to use, instead of binding new ones.
     """
 
     def __init__(
         self,
         options: Mapping[str, Any],
         config: Config,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         sockets: Sequence[Any] = (),
     ) -> None:
         self._options = dict(options)
         self._config = config
-        self._say = say
+        self._log = log
         self._count = max(1, options.get("processes", 1))
         self._sockets = list(sockets)
-        self._metrics: list[Any] = []
+        self._metrics_sockets: list[Any] = []
         self._children: list[Child] = []
         self._starting: list[Child] = []
-        self._leaving: gevent.Greenlet | None = None
-        self._turn = Semaphore()
+        self._retiring: gevent.Greenlet | None = None
+        self._lock = Semaphore()  # one generation starts at a time
         self._stopping = False
-        self.places: list[str] = []
+        self.urls: list[str] = []
 
     def start(self) -> None:
-        """Raises `OSError` when a place cannot be had, `ChildFailed` when no process can start."""
+        """Bind, and start the first generation.
+
+        Raises `OSError` if an address is not available, `ChildFailed` if a process cannot start.
+        """
         config = self._config
         if not self._sockets:
             binds = config.binds or (tcp_bind(config.host, config.port),)
             self._sockets = [listening(bind, config.backlog) for bind in binds]
         if self._options.get("metrics"):
-            self._metrics = [listening(ANY_PORT, config.backlog) for _ in range(self._count)]
+            self._metrics_sockets = [
+                listening(METRICS_BIND, config.backlog) for _ in range(self._count)
+            ]
         secure = config.certificate is not None
-        self.places = [place_name(each, secure=secure) for each in self._sockets]
-        self._children = self._generation()
+        self.urls = [place_name(each, secure=secure) for each in self._sockets]
+        with self._lock:
+            self._children = self._start_generation()
 
     @property
-    def metrics_places(self) -> list[tuple[str, int]]:
-        """Where each process tells how it does, on loopback; `status.Gathered` asks there."""
-        return [each.getsockname() for each in self._metrics]
+    def status_addresses(self) -> list[tuple[str, int]]:
+        """The loopback address of each process's own status, for a `CombinedStatus`."""
+        return [each.getsockname() for each in self._metrics_sockets]
 
-    def renew(self) -> None:
-        """Put a new generation in the place of the one that serves."""
-        with self._turn:
+    def restart(self) -> None:
+        """Replace the running generation by a new one."""
+        with self._lock:
             if self._stopping:
                 return
             try:
-                new = self._generation()
+                new = self._start_generation()
             except ChildFailed as problem:
                 if not self._stopping:
-                    self._say(f"{problem} The old processes go on.")
+                    self._log(f"{problem} The old processes continue.")
                 return
             if self._stopping:
-                return  # the new ones were ended with the rest
+                return  # `stop` has stopped the new generation, too
             old, self._children = self._children, new
-        self._leaving = gevent.spawn(stop_in_turn, [old])
-        self._leaving.join()
+        self._retiring = gevent.spawn(stop_in_order, [old])
+        self._retiring.join()
 
     def stop(self) -> None:
-        """End all of them, in order: also those that are only just starting."""
+        """Stop all processes, including those that are being started or replaced."""
         self._stopping = True
-        self.let_go()
+        self.close_sockets()
         remove_sockets(self._config.binds)
-        stop_in_turn([self._children + self._starting])
-        if self._leaving is not None:
-            self._leaving.join()  # or nobody would wait for those who were being replaced
+        stop_in_order([self._children + self._starting])
+        if self._retiring is not None:
+            self._retiring.join()
 
-    def let_go(self) -> None:
-        """Close our copies of the sockets, which others may go on using."""
-        for each in self._sockets + self._metrics:
+    def close_sockets(self) -> None:
+        """Close this process's copies of the sockets; other processes keep theirs."""
+        for each in self._sockets + self._metrics_sockets:
             each.close()
 
-    def _generation(self) -> list[Child]:
+    def _start_generation(self) -> list[Child]:
         starting = self._starting = [self._child(index) for index in range(self._count)]
         for child in starting:
             child.start()
@@ -118,28 +127,29 @@ class Processes:
             for child in starting:
                 child.ready()
         except ChildFailed:
-            stop_in_turn([starting])
+            stop_in_order([starting])
             raise
         finally:
             self._starting = []
         return starting
 
     def _child(self, index: int) -> Child:
-        own = self._metrics[index : index + 1]
-        descriptors = [each.fileno() for each in self._sockets + own]
-        said = {
-            **{name: self._options[name] for name in self._options if name not in _PLACES},
+        metrics_socket = self._metrics_sockets[index : index + 1]
+        options = {
+            **{name: self._options[name] for name in self._options if name not in REPLACED_OPTIONS},
             "bind": [f"fd://{each.fileno()}" for each in self._sockets],
             "processes": 0,
             "reload": False,
             "stop_on_eof": True,
         }
-        if own:
-            said["metrics"] = f"fd://{own[0].fileno()}"
-        command = [sys.executable, "-m", "thyme", *as_arguments(said)]
-        grace = self._config.drain_seconds + KILL_AFTER
-        name = f"Process {index + 1}"
-        return Child(name, command, READY, Path.cwd(), self._say, grace=grace, inherits=descriptors)
-
-
-_PLACES = frozenset({"host", "port", "metrics"})
+        if metrics_socket:
+            options["metrics"] = f"fd://{metrics_socket[0].fileno()}"
+        return Child(
+            f"Process {index + 1}",
+            [sys.executable, "-m", "thyme", *to_arguments(options)],
+            READY,
+            Path.cwd(),
+            self._log,
+            grace_seconds=self._config.drain_seconds + KILL_AFTER,
+            pass_fds=[each.fileno() for each in self._sockets + metrics_socket],
+        )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import gevent
 import watchfiles
+from gevent.event import Event
 
 STEP_MILLISECONDS = 200
 """Changes that follow each other within this time are one change. Also the time to stop."""
@@ -30,19 +31,33 @@ class Reloader:
     def __init__(self, folder: Path, on_change: Callable[[], None]) -> None:
         self._folder = folder
         self._on_change = on_change
+        self._changed = Event()
         self._stopping = threading.Event()
-        self._greenlet = gevent.Greenlet(self._run)
+        self._watching = gevent.Greenlet(self._watch)
+        self._calling = gevent.Greenlet(self._call)
 
     def start(self) -> None:
-        """Start to watch, in a greenlet and a thread."""
-        self._greenlet.start()
+        """Start watching, in a thread."""
+        self._watching.start()
+        self._calling.start()
 
     def stop(self) -> None:
-        """Stop watching; return when the thread has ended."""
-        self._stopping.set()
-        self._greenlet.join()
+        """Stop watching; return when the thread is idle.
 
-    def _run(self) -> None:
+        A thread inside watchfiles must not live on when the interpreter is finalized. A call of
+        `on_change` that is in progress is not waited for.
+        """
+        self._stopping.set()
+        self._watching.join()
+        self._calling.kill(block=False)
+
+    def _call(self) -> None:
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            self._on_change()
+
+    def _watch(self) -> None:
         changes = watchfiles.watch(
             self._folder,
             watch_filter=self._is_source,
@@ -54,7 +69,7 @@ class Reloader:
         pool = gevent.get_hub().threadpool
         try:
             while pool.apply(next, (changes, None)):
-                self._on_change()
+                self._changed.set()
         except (OSError, RuntimeError) as error:  # such as the limit on inotify watches
             _LOGGER.error("cannot watch %s for changes: %s", self._folder, error)
 

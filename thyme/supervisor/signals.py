@@ -1,6 +1,6 @@
-"""What our programs (server, worker, `run.py`) have in common: how they are told to stop.
+"""Stop requests to a program (server, worker, `run.py`): signals, and the end of standard input.
 
-Neither way costs a system call while nothing happens.
+Neither makes a system call while nothing happens.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ import gevent
 from gevent import socket
 
 
-def on_signals(numbers: Iterable[int], stop: Callable[[], None]) -> None:
-    """Call `stop`, in a greenlet, whenever one of these signals comes."""
+def on_signals(numbers: Iterable[int], callback: Callable[[], None]) -> None:
+    """Call `callback`, in a greenlet, for each signal in `numbers` that arrives."""
     for number in numbers:
-        gevent.signal_handler(number, stop)
+        gevent.signal_handler(number, callback)
 
 
-def at_end_of_input(stop: Callable[[], None], descriptor: int = 0) -> None:
-    """Block this greenlet until standard input ends, then call `stop`.
+def on_eof(callback: Callable[[], None], descriptor: int = 0) -> gevent.Greenlet:
+    """Call `callback` when `descriptor` (default: standard input) ends; return the greenlet.
 
-    Whoever started us holds the other end of a pipe; it closes however that process dies.
+    The process that started us holds the other end of a pipe, which the kernel closes however that
+    process exits.
     """
+    return gevent.spawn(_wait_for_eof, callback, descriptor)
+
+
+def _wait_for_eof(callback: Callable[[], None], descriptor: int) -> None:
     while True:
         socket.wait_read(descriptor)
         if not os.read(descriptor, 4096):
-            stop()
+            callback()
             return

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from thyme.cli.options import as_arguments, config_of, read_options
+from thyme.cli.options import build_config, read_options, to_arguments
 from thyme.config import Config
 
 APP = "a:b"
 
 
 def config(*arguments: str, **environment: str) -> Config:
-    return config_of(read_options([APP, *arguments], environment))
+    return build_config(read_options([APP, *arguments], environment))
 
 
 def test_without_options_the_config_is_the_default() -> None:
@@ -35,7 +35,7 @@ def test_the_application_may_stand_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "c").write_text(f'app = "{APP}"\nbind = [":80", "unix:/a"]\n')
     options = read_options(["--config", str(tmp_path / "c")], {})
     assert options["app"] == APP
-    assert config_of(options).binds == (":80", "unix:/a")
+    assert build_config(options).binds == (":80", "unix:/a")
 
 
 def test_the_environment_has_words_and_switches() -> None:
@@ -53,13 +53,13 @@ def test_metrics_are_on_loopback_by_default() -> None:
     assert read_options([APP, "--metrics", "9100"], {})["metrics"] == "127.0.0.1:9100"
 
 
-def test_options_as_arguments_say_the_same() -> None:
+def test_options_to_arguments_say_the_same() -> None:
     said = [
         *(APP, "--bind", ":80", "--bind", "fd://3", "--proxy-headers", "10.0.0.0/8,unix"),
         *("--no-compress", "--stop-on-eof", "--slow-bytes", "5", "--metrics", "9100"),
     ]
     options: dict[str, Any] = read_options(said, {})
-    assert read_options(as_arguments(options), {}) == options
+    assert read_options(to_arguments(options), {}) == options
 
 
 @pytest.mark.parametrize(
@@ -93,4 +93,4 @@ def test_a_file_with_an_unknown_option_is_explained(
     (tmp_path / "c").write_text("prot = 80\n")
     with pytest.raises(SystemExit):
         read_options([APP, "--config", str(tmp_path / "c")], {})
-    assert "there is no option 'prot'" in capsys.readouterr().err
+    assert "unknown option 'prot'" in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_two_processes_share_a_socket_and_a_killed_one_is_started_again() -> Non
         process.send_signal(signal.SIGTERM)
         code, out, err = finished(process)
     assert (code, out) == (0, "")
-    assert "was ended by SIGKILL; starting it again" in err
+    assert "was terminated by SIGKILL; restarting it" in err
     assert not any(alive(int(each)) for each in first | seen)
 
 
@@ -105,7 +105,7 @@ def test_an_application_that_cannot_be_loaded_is_told_and_exit_code_1() -> None:
         code, out, err = finished(process)
     assert (code, out) == (1, "")
     assert "cannot find the application" in err
-    assert "thyme: Process 1 could not start: ended with code 1." in err
+    assert "thyme: Process 1 could not start: exited with code 1." in err
 
 
 def test_reload_starts_anew_when_a_file_changes_and_goes_on_when_it_is_broken(
@@ -125,7 +125,7 @@ def test_reload_starts_anew_when_a_file_changes_and_goes_on_when_it_is_broken(
         assert ask(url) == "one"
         file.write_text("this is no Python")
         assert process.stderr is not None
-        until(lambda: "The old processes go on." in process.stderr.readline())  # type: ignore[union-attr]
+        until(lambda: "The old processes continue." in process.stderr.readline())  # type: ignore[union-attr]
         assert ask(url) == "one"
         file.write_text(good % "two, and longer")
         until(lambda: ask(url) == "two, and longer")
@@ -234,7 +234,7 @@ def test_a_single_process_goes_on_when_its_successor_cannot_start(
         file.write_text("this is no Python, and longer than what it was before")
         process.send_signal(signal.SIGHUP)
         assert process.stderr is not None
-        until(lambda: "The old process goes on." in process.stderr.readline())  # type: ignore[union-attr]
+        until(lambda: "The old process continues." in process.stderr.readline())  # type: ignore[union-attr]
         assert int(ask(url)) == process.pid
 
 

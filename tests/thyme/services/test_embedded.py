@@ -1,4 +1,4 @@
-"""The embedded servers: shared by processes, ended after the last, whatever happens to whom.
+"""The embedded servers: shared by processes, and stopped after the last, however each exits.
 
 Real servers and real processes in a temporary state directory; the checkout's own is never
 touched. A *user* here is a child process that uses one service until its input closes.
@@ -23,12 +23,21 @@ import redis
 from psycopg2.extensions import parse_dsn
 
 from thyme import services
-from thyme.services.engines import Account, Postgres, Redis, socket_directory
+from thyme.services.engines import Account, Postgres, Redis, data_home, socket_directory
 
 ROOT = Path(__file__).parents[3]
 DEADLINE = 90  # seconds; each wait ends long before it
 SERVICES = ["redis", "postgres"]
-USER = "import sys; from thyme import services; print(services.{}(), flush=True); sys.stdin.read()"
+DATABASE, ROLE = "some-base", "an owner"  # both need quotes in SQL, one in a URL
+CALLS = {
+    "redis": "services.redis(state)",
+    "postgres": f"services.postgres(state, database={DATABASE!r}, role={ROLE!r})",
+}
+IMPORTS = (
+    "import sys; from pathlib import Path; from thyme import services; "
+    "state = services.state_directory(Path('/nowhere')); "
+)
+USER = "print({}, flush=True); sys.stdin.read()"
 
 
 class User:
@@ -36,7 +45,7 @@ class User:
 
     def __init__(self, state: Path, name: str, before: str = "", **options):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", before + USER.format(name)],
+            [sys.executable, "-c", f"{before}{IMPORTS}{USER.format(CALLS[name])}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -90,7 +99,7 @@ class Room:
 
 
 def socket_files(state: Path) -> list[Path]:
-    engines = [Redis(state), Postgres(state, Account.unprivileged())]
+    engines = [Redis(state), Postgres(state, Account.unprivileged(), DATABASE, ROLE)]
     made = [socket_directory(engine) for engine in engines]
     left = [file for directory in made for file in directory.iterdir()]
     for directory in made:
@@ -118,11 +127,11 @@ def answers(url: str) -> bool:
             return connection.ping()
     with contextlib.closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT current_user, current_database()")
-        return cursor.fetchone() == ("multichat", "multichat")
+        return cursor.fetchone() == (ROLE, DATABASE)
 
 
 def remove(state: Path) -> None:
-    home = Postgres(state, Account.unprivileged()).data.parent  # elsewhere as root
+    home = data_home(state, Account.unprivileged())
     shutil.rmtree(home, ignore_errors=True)
     shutil.rmtree(state, ignore_errors=True)
 
@@ -223,15 +232,15 @@ def test_postgres_keeps_its_data_between_starts(room):
 
 def test_asking_again_in_one_process_gives_the_same_server_at_once(room):
     said = []
-    url = services.redis(said.append, room.path)
+    url = services.redis(room.path, said.append)
     server = room.server("redis")
-    assert services.redis(said.append, room.path) == url
+    assert services.redis(room.path, said.append) == url
     assert room.server("redis") == server
     assert len(said) == 1
 
 
 def test_stop_unused_returns_when_the_servers_have_ended(room):
-    services.redis(lambda line: None, room.path)
+    services.redis(room.path, lambda line: None)
     server, keeper = room.server("redis"), room.keeper("redis")
     services.stop_unused(room.path)
     assert gone(server)
@@ -241,7 +250,7 @@ def test_stop_unused_returns_when_the_servers_have_ended(room):
 def test_stop_unused_leaves_a_server_that_others_use(room):
     other = room.user("redis")
     url = other.url()
-    assert services.redis(lambda line: None, room.path) == url
+    assert services.redis(room.path, lambda line: None) == url
     services.stop_unused(room.path)
     assert answers(url)
 
@@ -249,8 +258,8 @@ def test_stop_unused_leaves_a_server_that_others_use(room):
 def test_greenlets_of_a_patched_process_may_ask_at_once(room):
     program = (
         "from gevent import monkey; monkey.patch_all(); import gevent; "
-        "from thyme import services; "
-        "jobs = [gevent.spawn(services.redis) for _ in range(5)]; "
+        f"{IMPORTS}"
+        "jobs = [gevent.spawn(services.redis, state) for _ in range(5)]; "
         "gevent.joinall(jobs, raise_error=True); "
         "print(len({job.value for job in jobs}), flush=True);"
     )
@@ -295,16 +304,16 @@ def test_a_user_killed_while_it_starts_a_server_leaves_nothing(room, name):
     assert (room.path / f"{name}.keeper").read_text() == "", "no keeper"
 
 
-def test_a_user_killed_while_it_makes_a_database_leaves_no_half_made_one():
+def test_a_user_killed_while_it_creates_a_database_leaves_no_incomplete_one():
     state = Path(tempfile.mkdtemp(prefix="thyme-test-")).resolve()
     room = Room(state)
     try:
         first = room.user("postgres")
-        assert "Making" in first.process.stderr.readline()
+        assert "Creating" in first.process.stderr.readline()
         first.kill()
         assert answers(room.user("postgres").url())
-        data = Postgres(state, Account.unprivileged()).data
-        assert list(data.parent.glob("new-*")) == []
+        home = data_home(state, Account.unprivileged())
+        assert list(home.glob("new-*")) == []
     finally:
         room.close()
         remove(state)
@@ -313,7 +322,7 @@ def test_a_user_killed_while_it_makes_a_database_leaves_no_half_made_one():
 def test_a_state_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(services.NotPrivate, match=r"file.*THYME_STATE"):
-        services.redis(state=tmp_path / "file" / "state")
+        services.redis(tmp_path / "file" / "state")
 
 
 def test_a_socket_directory_open_to_others_is_refused(tmp_path):
@@ -321,14 +330,14 @@ def test_a_socket_directory_open_to_others_is_refused(tmp_path):
     try:
         directory.chmod(0o755)
         with pytest.raises(services.NotPrivate, match=str(directory)):
-            services.redis(state=tmp_path)
+            services.redis(tmp_path)
     finally:
         directory.rmdir()
 
 
-def test_the_last_words_of_a_server_that_did_not_start_are_told(tmp_path):
+def test_the_last_lines_of_a_server_that_did_not_start_are_shown(tmp_path):
     account = Account.unprivileged()
-    data = Postgres(tmp_path, account).data
+    data = Postgres(tmp_path, account, DATABASE, ROLE).data
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("18\n")
     data.chmod(0o700)
@@ -337,7 +346,7 @@ def test_the_last_words_of_a_server_that_did_not_start_are_told(tmp_path):
         with pytest.raises(
             services.DidNotStart, match=r"PostgreSQL did not start.*postgresql.conf"
         ):
-            services.postgres(lambda line: None, tmp_path)
+            services.postgres(tmp_path, lambda line: None, database=DATABASE, role=ROLE)
     finally:
         socket_files(tmp_path)
         remove(tmp_path)
@@ -358,12 +367,12 @@ def test_a_server_listens_on_a_socket_of_one_user_only(room, name):
 
 def test_the_url_of_postgres_is_understood_by_libpq_and_by_django(tmp_path):
     sockets = Path("/tmp/Some Where/pg")
-    url = Postgres(tmp_path, Account()).url(sockets)
+    url = Postgres(tmp_path, Account(), DATABASE, ROLE).url(sockets)
     parsed = parse_dsn(url)
-    assert parsed == {"user": "multichat", "host": str(sockets), "dbname": "multichat"}
+    assert parsed == {"user": ROLE, "host": str(sockets), "dbname": DATABASE}
     settings = dj_database_url.parse(url)
     assert (settings["HOST"], settings["PORT"]) == (str(sockets), "")
-    assert (settings["USER"], settings["NAME"]) == ("multichat", "multichat")
+    assert (settings["USER"], settings["NAME"]) == (ROLE, DATABASE)
 
 
 def test_the_role_of_postgres_may_make_databases_for_tests(room):

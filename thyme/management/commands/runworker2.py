@@ -101,13 +101,12 @@ def queue_option(text: str) -> tuple[str, int | None]:
 
 def run(command: Command, options: dict[str, Any]) -> None:
     """The worker itself, in a patched process."""
-    import gevent
     from psycogreen.gevent import patch_psycopg
 
     from thyme import loop
     from thyme.loading import load
     from thyme.split.worker.gevent import Worker
-    from thyme.supervisor.signals import at_end_of_input, on_signals
+    from thyme.supervisor.signals import on_eof, on_signals
 
     patch_psycopg()
     loop.install()
@@ -121,7 +120,7 @@ def run(command: Command, options: dict[str, Any]) -> None:
     )
     on_signals((signal.SIGTERM, signal.SIGINT), worker.stop)
     if options["stop_on_eof"]:
-        gevent.spawn(at_end_of_input, worker.stop)
+        on_eof(worker.stop)
     try:
         worker.run(lambda: command.ready(crossbar.inbox))
     except Unreachable as error:
