@@ -14,7 +14,6 @@ The TCP carrier is in `carriers/tcp.py`, `hub/state.py` and `hub/server.py`; `py
 it.
 """
 
-from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["GredisChannelLayer", "__version__", "connect"]
 
-_HOMES = {"GredisChannelLayer": "gredis.channels.layer", "connect": "gredis.drivers"}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name == "GredisChannelLayer":
+        from gredis.channels.layer import GredisChannelLayer
+
+        return GredisChannelLayer
+    if name == "connect":
+        from gredis.drivers import connect
+
+        return connect
     if name == "__version__":
         return version("thyme")  # gredis is part of that distribution
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,12 +33,9 @@ from gredis.location import Location, locate
 from gredis.messages import Kind, Message, pack
 from gredis.names import Address
 from gredis.router import Router
-from gredis.session import GRACE, Session
+from gredis.session import GRACE, TIMEOUT_SECONDS, Session
 
 log = logging.getLogger("gredis")
-
-TIMEOUT_SECONDS = 10.0
-"""How long a caller waits for a host that is away, before it gets `Unreachable`."""
 
 INBOX_CAPACITY = 10_000
 """Messages in an inbox: some seconds of the fastest sender, some MB of small messages."""

@@ -27,7 +27,7 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
 class Kind(Enum):
-    """How a message was sent, which decides what its name refers to in the receiving process.
+    """The way a message was sent, which decides what its name refers to in the receiver.
 
     The values are part of the wire format and of messages stored in Redis. They must not change, so
     that processes of two releases can share a Redis during a rolling restart.

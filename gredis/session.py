@@ -53,6 +53,9 @@ PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2)
 GRACE = 0.5
 """Seconds a process may be disconnected before it is evicted: longer than a reconnect takes."""
 
+TIMEOUT_SECONDS = 10.0
+"""A caller waits this long for a host that is away, before it gets `Unreachable`."""
+
 FETCH_MESSAGES = 512
 """Messages per fetch: enough to catch up quickly, few enough to let other callers run between."""
 
@@ -156,7 +159,7 @@ class Session:
 
     @property
     def has_pending_calls(self) -> bool:
-        """Whether a caller waits for a reply."""
+        """True while a caller waits for a reply."""
         return bool(self._unsent or self._unanswered)
 
     def to_send(self) -> bytes:

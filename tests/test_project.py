@@ -277,7 +277,8 @@ IMPORT_IN_FUNCTIONS = {
     "thyme.management.commands.runworker2": "a program, for gevent or for plain asyncio",
     "thyme": "public names, imported when asked for: the asyncio relay needs no gevent",
     "gredis": "public names, imported when asked for: only the channel layer needs Channels",
-    "gredis.channels.layer": "where the driver is chosen: that of the running loop",
+    "gredis.drivers": "where the driver is chosen: that of the running loop",
+    "gredis.channels.layer": "its figures are read on gevent only",
     "gredis.channels.encryption": "cryptography is optional",
     "multichat.addresses": "embedded services are loaded only without an address of your own",
 }

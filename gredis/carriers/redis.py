@@ -28,7 +28,7 @@ reconnecting, a process fetches everything after the last number it has seen, an
 copies until it has caught up. The stream is trimmed in batches, long after delivery, so trimming
 costs almost nothing per message.
 
-A killed process cannot clean up. Other processes do that when they send to it, when they are told
+A killed process cannot clean up. Other processes do that when they send to it, when they notice
 that its lifeline has ended, or when they register. If the last process of all is killed, its keys
 stay until the next one starts; they do not grow.
 

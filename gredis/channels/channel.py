@@ -124,7 +124,7 @@ class Channel:
 
     @property
     def full(self) -> bool:
-        """Whether a message sent from this process now would find no room."""
+        """True if a message sent from this process now would find no room."""
         return len(self.messages) + self.reserved >= self.capacity
 
     # -- delivery

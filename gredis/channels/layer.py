@@ -35,11 +35,12 @@ from channels.layers import BaseChannelLayer
 from gredis.channels.channel import Channel, ChannelMessage, MessageCache, ReceivedMessage
 from gredis.channels.confirms import ConfirmCounter
 from gredis.channels.encryption import Cipher
-from gredis.client import TIMEOUT_SECONDS, Urls
+from gredis.client import Urls
 from gredis.drivers import connect, running_loop
 from gredis.errors import DecryptionFailed, GredisError
 from gredis.messages import pack
 from gredis.names import SEPARATOR, Address, new_local
+from gredis.session import TIMEOUT_SECONDS
 
 log = logging.getLogger("gredis")
 

@@ -36,7 +36,7 @@ CONNECT_SECONDS = 5.0
 """Limit for connecting, including the TLS handshake."""
 
 DEREGISTER_SECONDS = 1.0
-"""How long a loop that ends waits to deregister."""
+"""A loop that ends waits this long to deregister."""
 
 
 class AsyncioHostConnection(HostConnection):
@@ -74,7 +74,7 @@ class AsyncioHostConnection(HostConnection):
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection at the moment."""
+        """True while there is a connection."""
         return self._protocol is not None
 
     @property

@@ -41,7 +41,7 @@ CONNECT_SECONDS = 5.0
 """Limit for connecting, including the TLS handshake."""
 
 DEREGISTER_SECONDS = 1.0
-"""How long a process that exits waits to deregister."""
+"""A process that exits waits this long to deregister."""
 
 
 class GeventHostConnection(HostConnection):
@@ -72,7 +72,7 @@ class GeventHostConnection(HostConnection):
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection at the moment."""
+        """True while there is a connection."""
         return self._socket is not None
 
     def close_inherited(self) -> None:

@@ -29,7 +29,7 @@ EVICTED = 0
 """Stands in for the number of a registration: the process was evicted and does not know it yet."""
 
 RETENTION_SECONDS = 60
-"""How long the messages of a dead process are kept, in case it is alive after all."""
+"""The messages of a dead process are kept this long, in case it is alive after all."""
 
 Push = Callable[[int, int, bytes], None]
 """Sends a message to a process: its number, the milliseconds when it was sent, the message."""

@@ -1,4 +1,4 @@
-"""What the contract and the faults are tried on: driver × carrier."""
+"""The combinations that the contract and the faults are tried on: driver × carrier."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def server(kind: tuple[str, str]) -> Iterator[Hub | RedisServer | None]:
 
 @pytest.fixture
 def url(server: Hub | RedisServer | None) -> str:
-    """Where it is."""
+    """Return its URL."""
     return server.url if server is not None else ""
 
 

@@ -26,7 +26,7 @@ def page(request):
 
 
 class Room(WebsocketConsumer):
-    """What one says, all hear; "job …" goes to the background worker."""
+    """Send each line to all members; "job …" goes to the background worker."""
 
     groups = ("room",)
 

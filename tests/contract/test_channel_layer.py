@@ -108,7 +108,7 @@ def test_a_group_message_reaches_each_member_once(layer, run):
     assert run(scenario()) == ([{"type": "line", "text": "hi"}] * 3, [True] * 3)
 
 
-def test_who_was_discarded_receives_nothing_more(layer, run):
+def test_a_discarded_member_receives_nothing_more(layer, run):
     async def scenario():
         stays, goes = await layer.new_channel(), await layer.new_channel()
         await layer.group_add("room", stays)
@@ -138,7 +138,7 @@ def test_a_member_cannot_change_what_another_receives(layer, run):
     assert run(scenario()) == {"type": "t", "list": [1]}
 
 
-def test_a_channel_that_nobody_receives_from_is_full_at_its_capacity(layer, run):
+def test_a_channel_without_receivers_is_full_at_its_capacity(layer, run):
     async def scenario():
         for _ in range(3):
             await layer.send("narrow", {"type": "t"})

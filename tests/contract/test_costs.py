@@ -1,4 +1,4 @@
-"""What it costs, in Redis commands and bytes; times are measured elsewhere (`make bench`)."""
+"""The costs of messages in Redis commands and bytes; `make bench` measures times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["crossbar", "looking_in"]
 
 
 def cost(looking_in: redis.Redis, act) -> tuple[dict[str, int], int]:
-    """Commands and bytes of `act`; those of asking are left out."""
+    """Return the commands and bytes of `act`, without those of measuring."""
     looking_in.config_resetstat()
     act()
     stats, calls = looking_in.info("stats"), commands_called(looking_in)
@@ -29,7 +29,7 @@ def cost(looking_in: redis.Redis, act) -> tuple[dict[str, int], int]:
 
 
 def joined(crossbar, processes: int, members: int) -> list:
-    """So many processes with so many members of "room" in all; their mailboxes."""
+    """Return the mailboxes of that many members of "room", spread over that many processes."""
     mailboxes = []
     for _process in range(processes):
         one = crossbar()

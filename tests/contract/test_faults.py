@@ -1,4 +1,4 @@
-"""What must hold when things break: nothing accepted is lost, and all works again at once."""
+"""Invariants when things break: nothing accepted is lost, and all works again at once."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ async def until(true: Any) -> None:
 
 
 @pytest.fixture
-def nobody_dies(monkeypatch):
-    """Who is cut off, and then stands still with the whole machine, is not taken for dead."""
+def no_evictions(monkeypatch):
+    """Do not evict a process that is cut off and then stands still with the whole machine."""
     for module in (gredis.client, gredis.session):
         monkeypatch.setattr(module, "GRACE", DEADLINE)
 
 
 def cut(server: Any, ends: list[Any]) -> int:
-    """Cut all connections, for Redis by CLIENT KILL; how many there were."""
+    """Cut all connections, for Redis by CLIENT KILL. Return their number."""
     if server.url.startswith("tcp"):
         return sum(_cut_here(line) for end in ends for line in end.connections)
     with redis.Redis.from_url(server.url) as looking_in:
@@ -61,7 +61,7 @@ def _cut_here(connection: Any) -> bool:
 
 @contextmanager
 def cut_off(line: Any) -> Iterator[None]:
-    """Lose a connection; for so long, its host cannot be reached."""
+    """Lose a connection, and make its host unreachable meanwhile."""
     location = line.location
     with socket.socket() as nobody:  # bound, does not listen
         nobody.bind(("127.0.0.1", 0))
@@ -73,15 +73,15 @@ def cut_off(line: Any) -> Iterator[None]:
 
 
 @contextmanager
-def hard_of_hearing(line: Any) -> Iterator[None]:
-    """What comes for so long gets lost; the connection must be cut afterwards."""
+def losing_input(line: Any) -> Iterator[None]:
+    """Lose everything received meanwhile; the connection must be cut afterwards."""
     line.session.receive = lambda received: None
     yield
     del line.session.receive
 
 
 def test_connections_killed_under_load_lose_and_repeat_nothing(
-    server, make_client, run, nobody_dies
+    server, make_client, run, no_evictions
 ):
     async def scenario():
         sender, receiver = make_client(), make_client()
@@ -155,9 +155,7 @@ async def room_of(end: Any, queue: str) -> int:
     return {row[0].decode(): row[2] for row in queues}[queue]
 
 
-def test_who_was_taken_for_dead_comes_back_and_hears_that_it_has_lost_something(
-    server, make_client, run
-):
+def test_an_evicted_process_that_returns_learns_that_it_has_lost_messages(server, make_client, run):
     async def scenario():
         sender, receiver = make_client(), make_client()
         line = receiver.connections[0]
@@ -176,7 +174,7 @@ def test_who_was_taken_for_dead_comes_back_and_hears_that_it_has_lost_something(
             await sender.await_reply(sender.anycast_soon("work", job))
         await until(lambda: len(jobs) == 2)
         await receiver.await_reply(receiver.task_done("work"))
-        with hard_of_hearing(line):
+        with losing_input(line):
             await sender.await_reply(sender.anycast_soon("work", "unseen"))
             await sender.await_reply(sender.unicast_soon(direct, "unseen"))
         with cut_off(line):
@@ -207,9 +205,7 @@ def test_who_was_taken_for_dead_comes_back_and_hears_that_it_has_lost_something(
     )  # fmt: skip
 
 
-def test_a_queue_that_is_taken_from_before_there_is_a_connection_has_its_room_once(
-    make_client, run
-):
+def test_a_queue_consumed_before_there_is_a_connection_has_its_room_once(make_client, run):
     async def scenario():
         one = make_client()
         await one.await_reply(one.consume("work", print, 5))
@@ -218,7 +214,7 @@ def test_a_queue_that_is_taken_from_before_there_is_a_connection_has_its_room_on
     assert run(scenario()) == 5
 
 
-def test_callers_are_told_when_nobody_answers(server, make_client, run):
+def test_callers_time_out_when_no_server_answers(server, make_client, run):
     async def scenario():
         impatient = make_client()
         await impatient.await_reply(impatient.multicast_soon("room", "line"))

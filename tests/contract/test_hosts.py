@@ -1,4 +1,4 @@
-"""Where the other side may be: several hosts, TLS and passwords, whoever the sentinels name."""
+"""Locations that need a server: several hosts, TLS and passwords, sentinels."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_with_several_hosts_everything_arrives_and_all_have_work(kind, run):
 
 
 @DRIVERS
-def test_the_others_go_on_when_one_host_is_away(kind, run):
+def test_the_other_hosts_work_while_one_is_away(kind, run):
     with running_redis("redis") as one, running_redis("redis") as other:
         layer = GredisChannelLayer([one.url, other.url], timeout=DEADLINE)
 
@@ -160,7 +160,7 @@ def test_tls_with_a_certificate_that_is_checked(kind, run, start, certificate):
 
 
 @DRIVERS
-def test_tls_with_a_certificate_that_nobody_vouches_for_is_refused(kind, run, start, certificate):
+def test_tls_with_an_untrusted_certificate_is_refused(kind, run, start, certificate):
     made, key = map(str, certificate)
     options = ("--tls-cert-file", made, "--tls-key-file", key, "--tls-auth-clients", "no")
     layer = GredisChannelLayer(f"rediss://localhost:{start(*options, tls=True)}", timeout=0.2)
@@ -192,7 +192,7 @@ def test_users_and_passwords_and_databases_of_the_url(kind, run, start, tmp_path
 
 
 @DRIVERS
-def test_whoever_the_sentinels_name_is_the_master(kind, run, start, tmp_path):
+def test_the_master_is_the_one_that_the_sentinels_name(kind, run, start, tmp_path):
     port = start()
     config = tmp_path / "sentinel.conf"
     config.write_text(f"sentinel monitor ours 127.0.0.1 {port} 1\n")
@@ -204,7 +204,7 @@ def test_whoever_the_sentinels_name_is_the_master(kind, run, start, tmp_path):
 
 
 @DRIVERS
-def test_when_a_new_master_is_elected_everything_goes_on(kind, run, start, tmp_path):
+def test_everything_continues_after_a_failover(kind, run, start, tmp_path):
     old = start()
     new = start("--replicaof", f"127.0.0.1 {old}")
     config = tmp_path / "sentinel.conf"
@@ -239,7 +239,7 @@ def test_when_a_new_master_is_elected_everything_goes_on(kind, run, start, tmp_p
 
 
 @DRIVERS
-def test_scripts_that_somebody_flushes_are_loaded_again(kind, run):
+def test_flushed_scripts_are_loaded_again(kind, run):
     with running_redis("redis") as server, redis.Redis.from_url(server.url) as looking_in:
         layer = GredisChannelLayer(server.url)
 

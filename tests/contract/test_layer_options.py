@@ -1,4 +1,4 @@
-"""What our layer adds to the contract, or decides where it leaves a choice."""
+"""Features that our layer adds to the contract, and its decisions where that leaves a choice."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_messages_older_than_expiry_are_dropped_when_received(make, run):
     assert run(scenario()) == ["new", "new"]
 
 
-def test_what_has_expired_no_longer_fills_a_shared_channel(make, run):
+def test_expired_messages_do_not_fill_a_shared_channel(make, run):
     layer = make(expiry=0.05, capacity=2)
 
     async def scenario():
@@ -94,7 +94,7 @@ def test_sends_at_the_same_time_to_a_channel_of_this_process_never_exceed_its_ca
     assert layer.dropped == 0
 
 
-def test_drops_are_counted_and_warned_about_once_and_told_to_who_wants_to_know(make, run, caplog):
+def test_drops_are_counted_warned_about_once_and_reported_on_request(make, run, caplog):
     layer = make(capacity=2, announce_losses=True)
 
     async def scenario():
@@ -131,7 +131,7 @@ def test_a_stuck_socket_does_not_fill_the_inbox_of_its_process(make, run):
     assert layer.dropped == 495
 
 
-def test_a_burst_arrives_whole_when_the_sender_is_willing_to_wait(make, run):
+def test_a_burst_arrives_complete_when_the_sender_waits(make, run):
     layer = make(capacity=10, timeout=DEADLINE)
     members, messages = 100, 1000
 
@@ -150,7 +150,7 @@ def test_a_burst_arrives_whole_when_the_sender_is_willing_to_wait(make, run):
     assert layer.dropped == 0
 
 
-def test_who_waits_for_a_stuck_member_is_told_after_its_patience(make, run):
+def test_a_sender_that_waits_for_a_stuck_member_times_out(make, run):
     layer = make(capacity=2, wait_for_receivers=True)
 
     async def scenario():
@@ -165,7 +165,7 @@ def test_who_waits_for_a_stuck_member_is_told_after_its_patience(make, run):
     run(scenario())
 
 
-def test_only_who_has_a_key_can_read_and_keys_are_rotated(make, run, url, kind):
+def test_only_processes_with_a_key_can_read_and_keys_are_rotated(make, run, url, kind):
     old = make(prefix="p", symmetric_encryption_keys=["old"])
     both = make(prefix="p", symmetric_encryption_keys=["new", b"old"])
     new = make(prefix="p", symmetric_encryption_keys=["new"])
@@ -257,7 +257,7 @@ def test_a_channel_ends_with_its_consumer(make, run):
     assert run(scenario()) == (False, {})
 
 
-def test_who_stops_waiting_for_a_while_stays_a_member(make, run):
+def test_a_receiver_that_stops_waiting_for_a_while_stays_a_member(make, run):
     layer = make()
 
     async def scenario():
@@ -291,7 +291,7 @@ def test_members_share_nothing_that_can_be_changed(make, run):
     assert run(scenario()) == 6
 
 
-def test_who_waits_hears_at_once_that_messages_were_lost(make, run, url):
+def test_a_waiting_receiver_learns_of_losses_at_once(make, run, url):
     layer = make(announce_losses=True)
 
     async def scenario():

@@ -91,7 +91,7 @@ def test_a_loop_for_one_call_sends_and_leaves_nothing(url, run, caplog):
 
 
 @pytest.mark.parametrize("kind", [("asyncio", "redis"), ("asyncio", "hub")], ids="-".join)
-def test_who_was_stuck_until_redis_gave_up_on_it_still_gets_everything(make_client, run):
+def test_a_process_that_redis_disconnected_while_stuck_still_gets_everything(make_client, run):
     async def scenario():
         sender, stuck = make_client(), make_client()
         got: list[int] = []
@@ -158,7 +158,7 @@ def test_native_threads_of_a_gevent_process_have_crossbars_of_their_own(url, run
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # whoever closes it so deserves that
 @pytest.mark.parametrize("kind", [("asyncio", "redis")], ids="-".join)
-def test_a_loop_that_was_closed_without_ado_harms_no_other(url):
+def test_a_loop_closed_without_cancelling_tasks_harms_no_other(url):
     layer = GredisChannelLayer(url)
 
     async def begin() -> None:
@@ -179,7 +179,7 @@ def test_a_loop_that_was_closed_without_ado_harms_no_other(url):
 @pytest.mark.parametrize(
     "kind", [("gevent", "redis"), ("asyncio", "redis"), ("asyncio", "hub")], ids="-".join
 )
-def test_nothing_is_asked_for_after_the_good_bye(kind, server, make_client, run):
+def test_no_call_follows_the_deregistration(kind, server, make_client, run):
     async def scenario():
         one = make_client()
         local = one.router.add(print).local

@@ -100,7 +100,7 @@ def programs(url: str, log: Path) -> Iterator[Programs]:
 
 
 def member(stack: ExitStack, place: str, path: str) -> ClientConnection:
-    """Somebody who is in the room."""
+    """Connect a WebSocket that is in the room."""
     peer = stack.enter_context(connect(f"ws://{place}/{path}", open_timeout=DEADLINE))
     return peer
 
@@ -110,7 +110,7 @@ def hear(peer: ClientConnection, text: str) -> None:
 
 
 def hear_until(peer: ClientConnection, text: str) -> list[str]:
-    """What is heard before `text`."""
+    """Return the lines received before `text`."""
     heard = []
     while (said := peer.recv(timeout=DEADLINE)) != text:
         heard.append(said)

@@ -40,20 +40,20 @@ def test_the_hub_has_the_same_figures_and_the_command_shows_them():
     assert any(line.startswith("jobs") for line in lines)
 
 
-def test_status_says_in_one_sentence_that_nobody_answers(tmp_path):
+def test_status_reports_in_one_line_that_no_server_answers(tmp_path):
     done = gredis("status", "--url", f"unix://{tmp_path}/nobody")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("gredis: no answer from unix://")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_hub_stops_when_told_to_with_exit_code_0(number):
+def test_the_hub_exits_with_code_0_on_sigterm_and_sigint(number):
     with running_hub() as hub:
         hub.process.send_signal(number)
         assert hub.process.wait(DEADLINE) == 0
 
 
-def test_the_hub_says_that_its_port_is_in_use():
+def test_the_hub_reports_that_its_port_is_in_use():
     with running_hub() as hub:
         done = gredis("--port", str(hub.port))
     assert done.returncode == 1
@@ -61,7 +61,7 @@ def test_the_hub_says_that_its_port_is_in_use():
     assert "Traceback" not in done.stderr
 
 
-def test_the_table_is_shown_again_and_again_until_somebody_interrupts():
+def test_the_table_is_repeated_until_an_interrupt():
     with running_hub() as hub, gevent.Timeout(DEADLINE):
         one = GeventCrossbar(hub.url)
         one.open()

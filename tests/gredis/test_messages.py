@@ -19,7 +19,7 @@ bodies = st.recursive(
 
 
 @given(st.sampled_from(Kind), names, st.binary())
-def test_a_letter_survives_the_wire(kind, name, body):
+def test_a_message_survives_the_wire(kind, name, body):
     message = Message(kind, name, body)
     assert Message.decode(message.encode()) == message
 
@@ -29,13 +29,13 @@ def test_what_channels_allows_in_a_message_comes_back_as_it_was(body):
     assert unpack(pack(body)) == body
 
 
-def test_a_letter_above_the_limit_is_refused_with_what_to_do(monkeypatch):
+def test_a_message_above_the_limit_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setattr(messages, "MAX_MESSAGE_BYTES", 100)
     with pytest.raises(MessageTooLarge, match="message of 103 bytes exceeds the limit of 100"):
         Message(Kind.UNICAST, "x", b"b" * 100).encode()
 
 
 @pytest.mark.parametrize("wire", [b"", b"u", b"unothing", b"?name\0body", b"u\xff\0"])
-def test_what_is_no_letter_is_refused(wire):
+def test_bytes_that_are_not_a_message_are_refused(wire):
     with pytest.raises(GredisError):
         Message.decode(wire)

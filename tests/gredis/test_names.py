@@ -15,7 +15,7 @@ def test_channels_prefix_is_not_part_of_the_address():
 
 
 @pytest.mark.parametrize("text", ["", "abc", "abc!", "!7", "!", "prefix.!7"])
-def test_what_is_no_address_is_refused(text):
+def test_an_invalid_address_is_refused(text):
     with pytest.raises(BadName, match="expected an address"):
         Address.parse(text)
 

@@ -15,7 +15,7 @@ def wire(kind: Kind, name: str, body: bytes = b"body") -> bytes:
     return Message(kind, name, body).encode()
 
 
-def test_a_unicast_reaches_its_local_and_nobody_else():
+def test_a_unicast_reaches_its_local_and_no_other():
     router, one, two = Router(), [], []
     address = router.add(one.append)
     router.add(two.append)
@@ -23,7 +23,7 @@ def test_a_unicast_reaches_its_local_and_nobody_else():
     assert (one, two) == ([b"body"], [])
 
 
-def test_a_letter_for_nobody_is_counted():
+def test_a_message_without_a_receiver_is_counted():
     router = Router()
     router.deliver(wire(Kind.UNICAST, "nobody"))
     router.deliver(wire(Kind.MULTICAST, "nobody"))
@@ -31,7 +31,7 @@ def test_a_letter_for_nobody_is_counted():
     assert (router.counters.received, router.counters.dropped) == (3, 3)
 
 
-def test_room_goes_down_with_each_letter_and_up_when_it_is_given_back():
+def test_room_shrinks_with_each_message_and_grows_when_it_is_done():
     router, got = Router(), []
     router.consume("http", got.append, 2)
     router.deliver(wire(Kind.ANYCAST, "http"))
@@ -40,7 +40,7 @@ def test_room_goes_down_with_each_letter_and_up_when_it_is_given_back():
     assert router.registration().queues == {"http": 2}
 
 
-def test_watchers_are_told_once_that_a_process_is_dead():
+def test_watchers_are_notified_once_that_a_process_is_dead():
     router, told = Router(), []
     router.watch("other", told.append)
     router.deliver(wire(Kind.GONE, "other", b""))
@@ -48,7 +48,7 @@ def test_watchers_are_told_once_that_a_process_is_dead():
     assert told == ["other"]
 
 
-def test_who_no_longer_watches_is_not_told():
+def test_a_removed_watcher_is_not_notified():
     router, told = Router(), []
     router.watch("other", told.append)
     router.unwatch("other", told.append)
@@ -56,7 +56,7 @@ def test_who_no_longer_watches_is_not_told():
     assert told == []
 
 
-def test_after_a_flush_nobody_is_in_any_group():
+def test_after_a_flush_no_group_has_members():
     router, got = Router(), []
     router.join("red", router.add(got.append).local)
     router.deliver(wire(Kind.FLUSH, "", b""))

@@ -18,7 +18,7 @@ from gredis.session import Session, pauses
 
 
 class Reply:
-    """A future for those who do not wait."""
+    """A future for callers that do not wait."""
 
     def __init__(self):
         self.value = self.error = None
@@ -70,7 +70,7 @@ class Process:
             self.outgoing += gathered
 
     def to_hub(self, count: int) -> None:
-        """So many bytes reach the hub."""
+        """Deliver that many bytes to the hub."""
         piece = bytes(self.outgoing[:count])
         del self.outgoing[:count]
         self.served.receive(piece)
@@ -81,7 +81,7 @@ class Process:
         self.session.receive(piece)
 
     def settle(self) -> bool:
-        """All that can move, moves; whether anything did."""
+        """Deliver everything under way. Return whether there was something."""
         self.write()
         moved = bool(self.outgoing or self.incoming)
         self.to_hub(len(self.outgoing))
@@ -178,7 +178,7 @@ TestCutConnections = CutConnections.TestCase
 TestCutConnections.settings = settings(deadline=None, max_examples=150, stateful_step_count=40)
 
 
-def test_what_did_not_fit_is_known_by_its_number():
+def test_dropped_messages_are_known_by_their_numbers():
     hub = Hub(lambda: 0)
     sender, slow = Process(hub, capacity=4), Process(hub, capacity=4)
     member = slow.receiver("room")
@@ -197,7 +197,7 @@ def test_what_did_not_fit_is_known_by_its_number():
     assert slow.lost == [2]
 
 
-def test_after_a_restart_numbers_go_on_and_letters_that_came_meanwhile_are_kept():
+def test_after_a_restart_numbers_continue_and_messages_sent_meanwhile_are_kept():
     sender, receiver = Process(Hub(lambda: 0)), Process(Hub(lambda: 0))
     receiver.hub = sender.hub
     receiver.cut()
@@ -220,7 +220,7 @@ def test_after_a_restart_numbers_go_on_and_letters_that_came_meanwhile_are_kept(
     assert receiver.lost == [None]
 
 
-def test_calls_whose_connection_is_given_up_are_not_sent_again():
+def test_calls_that_were_given_up_are_not_sent_again():
     hub = Hub(lambda: 0)
     sender, receiver = Process(hub), Process(hub)
     address = receiver.receiver("direct")
@@ -250,13 +250,13 @@ def test_a_call_that_reaches_the_hub_on_the_old_connection_and_again_is_carried_
     assert reply.value == b"OK"
 
 
-def test_letters_pushed_while_missed_ones_are_fetched_wait_for_their_turn():
+def test_messages_pushed_while_missed_ones_are_fetched_stay_in_order():
     hub = Hub(lambda: 0)
     sender, receiver = Process(hub), Process(hub)
     address = receiver.receiver("direct")
     settle(sender, receiver)
     receiver.cut()
-    receiver.served.close()  # nobody is there when the first one comes
+    receiver.served.close()  # not connected when the first one comes
     sender.unicast(address, "missed")
     settle(sender)
     receiver.connect()
@@ -271,7 +271,7 @@ def test_letters_pushed_while_missed_ones_are_fetched_wait_for_their_turn():
     assert receiver.lost == []
 
 
-def test_who_was_there_in_between_is_not_taken_for_dead():
+def test_a_process_that_reconnects_in_between_is_not_evicted():
     clock = [1000]
     hub = Hub(lambda: clock[0])
     sender, receiver = Process(hub), Process(hub)
@@ -298,7 +298,7 @@ def test_who_was_there_in_between_is_not_taken_for_dead():
     assert dead == [inbox]
 
 
-def test_who_was_taken_for_dead_hears_once_of_the_loss_also_when_the_first_answer_is_lost():
+def test_an_evicted_process_learns_of_its_loss_once_even_if_the_first_reply_is_lost():
     clock = [1000]
     hub = Hub(lambda: clock[0])
     sender, receiver = Process(hub), Process(hub)

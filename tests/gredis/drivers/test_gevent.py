@@ -47,7 +47,7 @@ def looking_in(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 
 def die(crossbar: GeventCrossbar) -> None:
-    """What `kill -9` does: the connections are gone, nobody has said good-bye."""
+    """Close the connections without deregistering, as `kill -9` does."""
     crossbar.abort()
 
 
@@ -58,7 +58,7 @@ connect(sys.argv[1]).open()
 """
 
 
-def test_a_process_that_ends_without_closing_says_good_bye(redis_server, looking_in):
+def test_a_process_that_exits_without_closing_deregisters(redis_server, looking_in):
     command = [sys.executable, "-W", "error", "-c", FORGETFUL, redis_server.url]
     assert subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE).stderr == ""
     assert looking_in.keys("*") == []
@@ -82,7 +82,7 @@ def test_an_anycast_reaches_exactly_one_taker_the_one_with_most_room(crossbar):
     assert sorted(takers) == sorted([one.inbox] * 3 + [two.inbox])
 
 
-def test_what_nobody_has_room_for_waits_until_somebody_has(crossbar):
+def test_a_message_waits_in_its_queue_until_a_consumer_has_room(crossbar):
     sender, taker = crossbar(), crossbar()
     got: list[bytes] = []
     assert sender.anycast_soon("work", 1).get() == b"WAITING"
@@ -108,7 +108,7 @@ def test_a_full_inbox_refuses(crossbar):
         sender.unicast(slow.mailbox().address, "x")
 
 
-def test_a_multicast_costs_one_letter_per_process_whatever_the_members(crossbar, looking_in):
+def test_a_multicast_costs_one_message_per_process_whatever_the_members(crossbar, looking_in):
     sender, one, two = crossbar(), crossbar(), crossbar()
     members: list[GeventMailbox] = [process.mailbox() for process in (one, two) for _ in range(50)]
     for process, mailbox in zip([one] * 50 + [two] * 50, members, strict=True):
@@ -120,7 +120,7 @@ def test_a_multicast_costs_one_letter_per_process_whatever_the_members(crossbar,
     assert {mailbox.get() for mailbox in members} == {"line"}
 
 
-def test_who_has_left_receives_nothing_and_redis_forgets_the_group(crossbar, looking_in):
+def test_a_member_that_left_receives_nothing_and_redis_forgets_the_group(crossbar, looking_in):
     process = crossbar()
     mailbox = process.mailbox()
     process.join("room", mailbox.address.local).get()
@@ -163,7 +163,7 @@ def test_a_process_needs_one_connection_however_much_it_does(crossbar, looking_i
 
 
 def commands_called(looking_in) -> dict[str, int]:
-    """How often each command was called since the last reset, scripts' own calls included."""
+    """Return the calls of each command since the last reset, including those of scripts."""
     stats = looking_in.info("commandstats").items()
     return {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats}
 
@@ -202,7 +202,7 @@ def test_waiting_ends_with_an_error_when_the_crossbar_closes(crossbar):
 # -- when something dies
 
 
-def test_the_watcher_of_a_killed_process_is_told_after_one_message(crossbar):
+def test_the_watcher_of_a_killed_process_is_notified_after_one_message(crossbar):
     server, worker = crossbar(), crossbar()
     mailbox = server.mailbox()
     mailbox.watch(worker.inbox)
@@ -229,7 +229,7 @@ def test_no_timer_outlives_a_closed_crossbar(crossbar, monkeypatch):
     assert [timer.dead for timer in timers] == [True]
 
 
-def test_a_new_process_finds_the_dead_and_everybody_is_told(crossbar, looking_in):
+def test_a_new_process_finds_the_dead_and_all_are_notified(crossbar, looking_in):
     server, worker = crossbar(), crossbar()
     mailbox = server.mailbox()
     mailbox.watch(worker.inbox)
@@ -256,7 +256,7 @@ def test_connections_killed_under_load_lose_and_repeat_nothing(crossbar, looking
     for module in (
         gredis.client,
         gredis.session,
-    ):  # nobody is to be taken for dead who stands still
+    ):  # a process that stands still must not be evicted
         monkeypatch.setattr(module, "GRACE", DEADLINE)
     sender, receiver = crossbar(), crossbar()
     mailbox = receiver.mailbox()
@@ -283,7 +283,7 @@ def test_connections_killed_under_load_lose_and_repeat_nothing(crossbar, looking
     assert killed >= 50
 
 
-def test_nobody_is_taken_for_dead_who_was_only_cut_off(crossbar, looking_in):
+def test_a_process_that_was_only_cut_off_is_not_evicted(crossbar, looking_in):
     server, worker = crossbar(), crossbar()
     mailbox, theirs = server.mailbox(), worker.mailbox()
     mailbox.watch(worker.inbox)
@@ -315,7 +315,7 @@ def test_rooms_work_again_after_redis_comes_back_empty(crossbar, redis_server):
         gevent.sleep(0)
 
 
-def test_callers_wait_for_redis_and_are_told_when_it_does_not_come_back(crossbar, redis_server):
+def test_callers_wait_for_redis_and_time_out_when_it_does_not_come_back(crossbar, redis_server):
     process = crossbar()
     redis_server.kill()
     process.timeout = 0.2  # for the one that must fail
@@ -335,7 +335,7 @@ def test_an_error_of_redis_reaches_the_caller(crossbar, looking_in):
     assert process.multicast("room", "line") == (0, 0)
 
 
-def test_a_process_that_was_busy_has_its_whole_patience():
+def test_a_process_that_was_busy_has_its_whole_timeout():
     """The hub's clock stands still meanwhile; a timer set then must know what time it is."""
     passed = []
 

@@ -8,7 +8,7 @@ from tests.contract.hubs import running_hub
 from tests.gredis.drivers.test_gevent import DEADLINE
 
 
-def test_noise_on_a_hubs_port_harms_nobody():
+def test_noise_on_a_hubs_port_does_no_harm():
     with running_hub() as hub, gevent.Timeout(DEADLINE):
         for noise in (
             b"GET / HTTP/1.1\r\n\r\n",
