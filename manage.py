@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Django's command line for the chat.
 
-`runworker2` and `runserver` run on gevent, so the standard library is patched before anything
-else is imported; every other command, `runworker2 --loop asyncio` included, is plain Django.
+`runworker2` and `runserver` run on gevent, so the standard library is patched before any other
+import. All other commands, and `runworker2 --loop asyncio`, run without gevent.
 """
 
 import os

@@ -1,6 +1,5 @@
-"""The chat: many rooms over one WebSocket per page. It knows Django and Channels, nothing else.
+"""The chat: many rooms over one WebSocket per page. It depends on Django and Channels only.
 
-What is said on the wire is `protocol.py`; who may be where is `access.py`; the conversation is
-`consumers.py`; the page is `templates/chat/index.html` with `static/chat/chat.js`. Read them in
-that order.
+Read in this order: `protocol.py`, the messages; `access.py`, the permissions; `consumers.py`, the
+WebSocket consumer; `templates/chat/index.html` with `static/chat/chat.js`, the page.
 """

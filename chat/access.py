@@ -1,12 +1,13 @@
-"""Who may be in which room: decided here only, from the database, at each command.
+"""Permissions: which user may be in which room, as the database says at each command.
 
-A WebSocket may live for days, while the user and session that Channels put into its scope are
-those of the handshake. So both are read again: whoever could not load a page now, because the
-session ended, the password changed or the account was closed, has to log in here too.
+A WebSocket may stay open for days, while the user and session that Channels puts into its scope
+are those of the handshake. So both are read again: a user who could not load a page now, because
+the session has expired, the password has changed or the account was closed, must log in here, too.
 
-`announce` tells open sockets that something changed; the admin calls it. Changes made elsewhere
-are noticed at the next command, or by a listener in a staff-only room within CHAT_ACCESS_SECONDS
+`announce` notifies open sockets of a change; the admin calls it. Changes made elsewhere take effect
+at the next command, and for a listener in a staff-only room within CHAT_ACCESS_SECONDS
 (`consumers.py`).
+
 Taught in notebooks/11_multichat.ipynb.
 """
 
@@ -26,9 +27,9 @@ from .models import Room, group_name
 
 
 def current_user(scope: Mapping[str, Any]) -> AbstractBaseUser:
-    """The user whose session opened this socket, as of now. Raises ClientError.
+    """Return the user of the session that opened this socket, as of now. Raises ClientError.
 
-    Django's own `get_user` judges, which for a page takes a request and uses its session only.
+    Django's own `get_user` decides; it takes a request, of which it uses only the session.
     """
     session = scope["session"]
     fresh = session.__class__(session.session_key)
@@ -39,7 +40,7 @@ def current_user(scope: Mapping[str, Any]) -> AbstractBaseUser:
 
 
 def room_for(user: AbstractBaseUser, room_id: int) -> Room:
-    """The room, if there is one and `user` may be in it. Raises ClientError."""
+    """Return the room if it exists and `user` may be in it. Raises ClientError."""
     try:
         room = Room.objects.get(pk=room_id)
     except Room.DoesNotExist:
@@ -50,9 +51,10 @@ def room_for(user: AbstractBaseUser, room_id: int) -> Room:
 
 
 def announce(room_ids: Iterable[int], user_id: int | None = None) -> None:
-    """Once the transaction holds, let all in these rooms (or one user in them) be checked again.
+    """After the transaction commits, have all users in these rooms (or one of them) rechecked.
 
-    A channel layer that is down does not undo the change: that is logged, and noticed later.
+    If the channel layer fails, the change stands: Django logs the error, and the change takes
+    effect later, as described above.
     """
     for room_id in room_ids:
         transaction.on_commit(partial(_announce_now, room_id, user_id), robust=True)

@@ -1,4 +1,4 @@
-"""Rooms and users in Django's admin; what is changed here reaches open sockets at once.
+"""Rooms and users in Django's admin. Changes made here reach open sockets immediately.
 
 Taught in notebooks/11_multichat.ipynb.
 """
@@ -18,7 +18,7 @@ from .models import Room
 
 
 class AnnouncingAdmin(admin.ModelAdmin):
-    """Announces who is affected whenever a row is changed or deleted, singly or as a batch."""
+    """Announces each row that is changed or deleted, singly or in bulk."""
 
     def announce(self, ids: Iterable[int]) -> None:
         raise NotImplementedError
@@ -57,7 +57,7 @@ class ChatUserAdmin(AnnouncingAdmin, UserAdmin):
             announce(rooms, user_id)
 
 
-# A project with a user model of its own has an admin of its own for it.
+# A project with a custom user model has its own admin for it.
 if get_user_model() is User:
     admin.site.unregister(User)
     admin.site.register(User, ChatUserAdmin)

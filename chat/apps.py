@@ -1,4 +1,4 @@
-"""The chat as Django sees it."""
+"""The configuration of the Django application."""
 
 from django.apps import AppConfig
 

@@ -1,4 +1,4 @@
-"""The one thing the chat stores: its rooms. What is said in them is not stored anywhere.
+"""The rooms, which are all that the chat stores. Messages are not stored.
 
 Taught in notebooks/11_multichat.ipynb.
 """
@@ -23,9 +23,10 @@ class Room(models.Model):
 
     @property
     def group_name(self) -> str:
-        """The channel layer group of the sockets that are in this room."""
+        """The channel layer group of the sockets that have joined this room."""
         return group_name(self.pk)
 
 
 def group_name(room_id: int) -> str:
+    """Return the name of the channel layer group of a room."""
     return f"chat.room.{room_id}"

@@ -1,14 +1,14 @@
-"""How fast is too fast: a token bucket. It knows no clock; whoever asks says what time it is.
+"""The rate limit of a socket: a token bucket. The caller passes the time, so it needs no clock.
 
 Taught in notebooks/11_multichat.ipynb.
 """
 
 
 class TokenBucket:
-    """Allows `burst` takes at once and `rate` takes a second in the long run.
+    """Allows `burst` tokens at once and `rate` tokens per second in the long run.
 
-    rate: takes per second, above 0. burst: takes, at least 1. Times are seconds of any clock
-    that does not go backwards (time.monotonic).
+    `rate` must be above 0, `burst` at least 1. Times are in seconds, of any clock that does not go
+    backwards (time.monotonic).
     """
 
     __slots__ = ("_burst", "_rate", "_tokens", "_updated")
@@ -22,7 +22,7 @@ class TokenBucket:
         self._updated = now
 
     def take(self, now: float) -> bool:
-        """True, and one token less, if there is one at `now`; a refused take costs nothing."""
+        """Take a token and return True; return False if there is none at time `now`."""
         self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
         self._updated = now
         if self._tokens < 1:

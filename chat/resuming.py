@@ -1,13 +1,14 @@
-"""A WebSocket that outlives the process of its consumer: the ASGI extension "websocket.resume".
+"""Resumable WebSockets: the ASGI extension "websocket.resume", on the side of the consumer.
 
-The server keeps the socket open when a worker stops or dies, and opens it again in another one,
-with the last note that the consumer has left. Here is what a consumer needs for that; `note()` is
-None unless there was another one before. Without the extension nothing of this does anything.
+When a worker stops or dies, the server keeps the socket open and hands it to another worker, with
+the last note that the consumer has sent. There, a new consumer finds it in `note()`, which is None
+for the first one. Without the extension, the methods do nothing.
 
-A line of the browser is handed over again when its worker died before the server knew that it was
-dealt with. What it led to is said with `once`, so that nobody reads it twice.
+A message from the browser is delivered again if its worker dies before it has acknowledged it.
+Messages that it causes carry an idempotency key (`once`), so that no browser gets one twice.
 
 The extension is described in thyme/split/relay/connection.py; any server may offer it.
+
 Taught in notebooks/13_when_things_die.ipynb.
 """
 
@@ -24,7 +25,7 @@ Once = tuple[str, int] | list[Any] | None
 
 
 class Resumable:
-    """To be inherited from, before Channels' WebsocketConsumer."""
+    """A mix-in, to be listed before Channels' WebsocketConsumer."""
 
     line_id: list[Any] | None = None
     scope: dict[str, Any]
@@ -37,14 +38,14 @@ class Resumable:
         return found
 
     def note(self) -> Any:
-        """What the consumer before this one has left; None when this is the first."""
+        """Return the note of the consumer before this one, or None if this is the first."""
         note = self._offer.get("note")
         return None if note is None else json.loads(note)
 
     def send_note(self, note: Any) -> None:
-        """Leave a note for the next process, anything that JSON can say.
+        """Send a note for the next consumer: any JSON value.
 
-        One that is too long takes the offer back: the socket ends with this process.
+        A note that is too long withdraws the offer to resume: the socket ends with this process.
         """
         if not self._offer:
             return
@@ -53,35 +54,35 @@ class Resumable:
         SyncConsumer.send(self, {"type": "websocket.resume.note", "note": kept})
 
     def once(self, about: object) -> Once:
-        """For `send_once`: names what is said now about something, should it be said again."""
+        """Return a key for `send_once`, the same when the browser's message is delivered again."""
         if self.line_id is None:
             return None
         stream, number = self.line_id
         return f"{stream}/{about}", number
 
     def send_once(self, text: str, once: Once) -> None:
-        """Send a text frame, unless what `once` names has been sent to this browser already."""
+        """Send a text frame, unless one with the key `once` has been sent to this browser."""
         event = {"type": "websocket.send", "text": text}
         if once is not None and self._offer:
             event["once"] = once
         SyncConsumer.send(self, event)
 
-    def stand_aside(self) -> None:
-        """Another process goes on with this socket: leave without a word."""
+    def detach(self) -> None:
+        """Leave all groups, without notices: another process continues with this socket."""
 
     def websocket_receive(self, message: dict[str, Any]) -> None:
         self.line_id = message.get("id")
         try:
             super().websocket_receive(message)  # type: ignore[misc]
         finally:
-            self.line_id = None  # what is said from now on has other reasons
+            self.line_id = None  # later messages have other causes
 
     def websocket_disconnect(self, message: dict[str, Any]) -> None:
         self.line_id = message.get("id")
         super().websocket_disconnect(message)  # type: ignore[misc]
 
     def websocket_handover(self, message: dict[str, Any]) -> None:
-        """Say what has come so far, then stand aside: a message to ourselves comes after it."""
+        """Detach after the messages that have arrived: send one to this channel, behind them."""
         last = {"type": "last.message"}
         try:
             async_to_sync(self.channel_layer.send)(self.channel_name, last)
@@ -89,5 +90,6 @@ class Resumable:
             self.last_message(last)
 
     def last_message(self, event: dict[str, Any]) -> None:
-        self.stand_aside()
+        """Detach, and stop this consumer without a disconnect."""
+        self.detach()
         raise StopConsumer

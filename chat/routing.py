@@ -1,4 +1,4 @@
-"""Where the chat's one WebSocket is; the page reads the address from its template."""
+"""The path of the chat's WebSocket; the page gets it through its template."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""The chat's pages: there is one."""
+"""The URLs of the chat: a single page."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""The page. Everything that happens on it comes over the WebSocket (`consumers.py`)."""
+"""The page. Its content arrives over the WebSocket (`consumers.py`)."""
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
@@ -11,7 +11,7 @@ from .routing import STREAM_PATH
 
 @login_required
 def index(request: HttpRequest) -> HttpResponse:
-    """All rooms by title. Staff-only ones are shown to everybody, marked; the server refuses."""
+    """Return the page with all rooms. Staff-only rooms are listed, too; joining them is refused."""
     shown = conf.MESSAGE_TYPES_LIST
     context = {
         "rooms": Room.objects.all(),

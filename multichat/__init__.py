@@ -1,5 +1,5 @@
-"""The Django project around the chat: where its services are, its settings, its applications.
+"""The Django project of the chat: addresses of its services, settings, applications.
 
-`addresses.py` says where Redis and Postgres are, `settings.py` everything else; `asgi.py` is the
-application, `relay.py` the one that hands each connection to a worker.
+`addresses.py` has the addresses of Redis and PostgreSQL, `settings.py` all other settings.
+`asgi.py` is the application; `relay.py` is the one that hands each connection to a worker.
 """

@@ -1,7 +1,7 @@
-"""The application: stock Channels and stock Django, as their documentation puts them together.
+"""The application: Channels and Django, combined as in their documentation.
 
-A WebSocket is let in from this site's own pages only (Origin against ALLOWED_HOSTS) and carries
-the user of its session. Any ASGI server runs this, thyme included.
+WebSockets are accepted from this site's own pages only (Origin against ALLOWED_HOSTS) and have the
+user of their session. Any ASGI server can run it.
 """
 
 import os
@@ -13,7 +13,7 @@ from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "multichat.settings")
 
-# First, because it loads the applications and their models, which routing imports.
+# First, because it loads the models, which routing imports.
 pages = get_asgi_application()
 
 from chat.routing import websocket_urlpatterns  # noqa: E402

@@ -1,8 +1,7 @@
-"""Two pieces of middleware that work in both of Django's modes without a hop between them.
+"""Two middlewares with a synchronous and an asynchronous form: static files and a header.
 
-Under ASGI, Django wraps a middleware that is only synchronous in two bridges between coroutine
-and thread, for every request. These two have both forms. What they decide is what to serve as
-a static file (WhiteNoise knows) and which header to add.
+Under ASGI, Django adapts a middleware that is synchronous only with two changes between coroutine
+and thread per request, which these two avoid.
 """
 
 from collections.abc import Awaitable
@@ -15,10 +14,10 @@ from whitenoise.middleware import WhiteNoiseMiddleware
 
 
 class StaticFiles(WhiteNoiseMiddleware):
-    """WhiteNoise, with a form for ASGI, and answers that are whole.
+    """WhiteNoise with an asynchronous form, and with responses that are not streamed.
 
-    WhiteNoise streams files; Django's ASGI side cannot iterate an ordinary file without a
-    thread, warns, and collects it in memory anyway. These files are small.
+    Django's ASGI handler cannot iterate an ordinary file without a thread: it warns and reads the
+    whole file into memory. The files are small, so they are read at once here.
     """
 
     async_capable = True
@@ -57,9 +56,9 @@ class StaticFiles(WhiteNoiseMiddleware):
 
 
 class ContentSecurityPolicy:
-    """Tells the browser to run nothing that this site did not send as a file of its own.
+    """Allows the browser to run only scripts and styles that are files of this site.
 
-    Not while debugging, because Django's debug pages carry their styles and scripts inside.
+    Disabled while DEBUG is on, because Django's debug pages have inline styles and scripts.
     """
 
     sync_capable = True

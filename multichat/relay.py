@@ -1,8 +1,8 @@
-"""The chat's relay: the application of a server whose work is done by `manage.py runworker2`.
+"""The chat's relay: the application of a server that hands connections to `manage.py runworker2`.
 
     python -m thyme multichat.relay:application
 
-A server needs no Django and no Postgres, so none is imported here.
+It imports neither Django nor psycopg2, which such a server does not need.
 """
 
 from multichat.addresses import redis_url

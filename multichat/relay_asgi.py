@@ -2,7 +2,7 @@
 
     uvicorn multichat.relay_asgi:application
 
-As `relay.py`, which is for thyme; neither imports Django, Postgres or, here, gevent.
+Like `relay.py`, which is for thyme, it imports neither Django nor psycopg2, and no gevent.
 """
 
 from multichat.addresses import redis_url

@@ -1,17 +1,17 @@
-"""The secret key of a checkout: made once, kept in a file that only its owner can read."""
+"""The secret key of a checkout: generated once, stored in a file that only its owner can read."""
 
 import os
 import secrets
 from pathlib import Path
 
-KEY_BYTES = 50  # random bytes; Django asks for 50 characters and 5 different ones at least
+KEY_BYTES = 50  # random bytes; Django requires 50 characters, at least 5 of them different
 
 
 def secret_key(path: Path) -> str:
-    """The key in the file at `path`, which is made first if it is missing. Raises OSError.
+    """Return the key in the file at `path`; create the file if needed. Raises OSError.
 
-    Any number of processes may start at once: each writes a draft, `link` lets exactly one of
-    them become the file, whole, and all read that one.
+    Several processes may start at once: each writes a draft, `link` makes exactly one of the drafts
+    the file, atomically, and all read that one.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def secret_key(path: Path) -> str:
 
 
 def _write_private(path: Path, text: str) -> None:
-    # 0600 from the start: there is no moment at which others could open it.
+    # Created with mode 0600, so others can open it at no time.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w") as file:
         file.write(text)

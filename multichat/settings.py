@@ -1,19 +1,20 @@
-"""Settings of the chat, safe as they stand: debugging is off, the secret key is the checkout's.
+"""Settings of the chat. The defaults are safe: no debugging, and a secret key of this checkout.
 
-What differs between machines comes from the environment:
+Settings that differ between machines come from the environment:
 
-    DJANGO_SECRET_KEY            else made once and kept in .thyme/secret_key
-    DJANGO_DEBUG                 1 for Django's debug pages; off otherwise
-    DJANGO_ALLOWED_HOSTS         names this site answers to, with commas; also the Origins whose
-                                 WebSockets are let in. Loopback names otherwise
-    DJANGO_HTTPS                 1 behind a proxy that ends TLS and sets X-Forwarded-Proto itself
-    DJANGO_HSTS_SECONDS          3600, with DJANGO_HTTPS: for how long browsers insist on it
-    DJANGO_HSTS_SUBDOMAINS       1 when that holds for all subdomains and for preload lists, too
-    DJANGO_LOG_LEVEL             INFO
+    DJANGO_SECRET_KEY            default: generated once, stored in .thyme/secret_key
+    DJANGO_DEBUG                 1 for Django's debug pages; default: off
+    DJANGO_ALLOWED_HOSTS         host names of this site, separated by commas, which are also the
+                                 accepted Origins of WebSockets; default: loopback names
+    DJANGO_HTTPS                 1 behind a proxy that terminates TLS and sets X-Forwarded-Proto
+    DJANGO_HSTS_SECONDS          with DJANGO_HTTPS: time for which browsers require HTTPS;
+                                 default: 3600
+    DJANGO_HSTS_SUBDOMAINS       1 to include all subdomains, and to allow preload lists
+    DJANGO_LOG_LEVEL             default: INFO
     REDIS_URL, DATABASE_URL      see addresses.py
-    DATABASE_MAX_CONNECTIONS     20, per process (on gevent, see postgres/base.py)
-    DATABASE_CONN_MAX_AGE        0, seconds (elsewhere)
-    CHAT_RATE, CHAT_BURST        see chat/conf.py, also for the chat's other settings
+    DATABASE_MAX_CONNECTIONS     per process on gevent (postgres/base.py); default: 20
+    DATABASE_CONN_MAX_AGE        in seconds, without gevent; default: 0
+    CHAT_RATE, CHAT_BURST        see chat/conf.py, which also has the chat's other settings
 
 https://docs.djangoproject.com/en/5.2/ref/settings/
 """
@@ -30,37 +31,39 @@ from .secret import secret_key
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
-def switched_on(name: str) -> bool:
+def is_enabled(name: str) -> bool:
+    """Return True if the environment variable `name` is a word for yes."""
     return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
-def listed(name: str, default: str = "") -> list[str]:
+def read_list(name: str, default: str = "") -> list[str]:
+    """Return the items of the environment variable `name`, separated by commas."""
     return [item.strip() for item in os.environ.get(name, default).split(",") if item.strip()]
 
 
 # Security
 
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY") or secret_key(state_directory() / "secret_key")
-DEBUG = switched_on("DJANGO_DEBUG")
-ALLOWED_HOSTS = listed("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
-# The page's scripts and styles are files of this site and nothing else may run; `connect-src`
-# 'self' includes this site's WebSocket.
+DEBUG = is_enabled("DJANGO_DEBUG")
+ALLOWED_HOSTS = read_list("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+# Only scripts and styles that are files of this site may run. 'self' as the default for
+# `connect-src` includes this site's WebSocket.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none';"
     " form-action 'self'; frame-ancestors 'none'"
 )
 
-if switched_on("DJANGO_HTTPS"):
+if is_enabled("DJANGO_HTTPS"):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
-    # Browsers come by HTTPS only, for so long after each visit. An hour can be undone; when all is
-    # well, DJANGO_HSTS_SECONDS=31536000 is a year.
+    # For this time after each visit, browsers use HTTPS only. An hour can be undone; once HTTPS
+    # works, DJANGO_HSTS_SECONDS=31536000 is a year.
     SECURE_HSTS_SECONDS = int(os.environ.get("DJANGO_HSTS_SECONDS", "3600"))
-    # W005, W021: whether all subdomains speak HTTPS is the operator's to know, not ours to assume.
+    # W005, W021: only the operator knows whether all subdomains support HTTPS.
     SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
-    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = switched_on("DJANGO_HSTS_SUBDOMAINS")
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = is_enabled("DJANGO_HSTS_SUBDOMAINS")
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
@@ -78,7 +81,7 @@ LOGOUT_REDIRECT_URL = LOGIN_URL
 # Applications
 
 INSTALLED_APPS = [
-    "chat",  # first: its login page rather than the admin's
+    "chat",  # before the admin, so that its login page is used
     "channels",
     "thyme",  # for manage.py runworker2
     "django.contrib.admin",
@@ -115,7 +118,7 @@ TEMPLATES = [
     },
 ]
 STATIC_URL = "/static/"
-# Files are found where the applications keep them: no collectstatic, whatever the server.
+# Static files are served from the applications' folders, without collectstatic.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 LANGUAGE_CODE = "en"
@@ -126,16 +129,16 @@ USE_TZ = True
 
 
 def on_gevent() -> bool:
-    """True where the standard library's sockets wait in gevent's hub (thyme, runworker2)."""
+    """Return True if gevent has patched this process (thyme, runworker2)."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and monkey.is_module_patched("socket")
 
 
 def database() -> dict[str, object]:
-    """DATABASES["default"]: a bounded pool for greenlets, Django's own backend for threads.
+    """Return DATABASES["default"]: a bounded pool on gevent, or else Django's own backend.
 
-    Each greenlet that touches the ORM takes a connection, so on gevent they are pooled, and
-    given back after every event and page (CONN_MAX_AGE 0).
+    Each greenlet that uses the ORM needs a connection, so on gevent they are pooled, and returned
+    after every event and page (CONN_MAX_AGE 0).
     """
     if not on_gevent():
         age = int(os.environ.get("DATABASE_CONN_MAX_AGE", "0"))
@@ -147,7 +150,7 @@ def database() -> dict[str, object]:
         engine="multichat.postgres",
         conn_max_age=0,
     )
-    # PostgreSQL allows 100 connections in all unless told otherwise: four processes fit.
+    # PostgreSQL allows 100 connections by default: enough for four processes.
     bound = int(os.environ.get("DATABASE_MAX_CONNECTIONS", "20"))
     settings.setdefault("OPTIONS", {}).update(MAX_CONNS=bound, REUSE_CONNS=bound)
     return settings
@@ -159,7 +162,7 @@ CHANNEL_LAYERS = {
     "default": {"BACKEND": "gredis.GredisChannelLayer", "CONFIG": {"url": redis_url()}},
 }
 
-# The log: one line an event, on stderr, errors with their traceback. No mail is sent.
+# Logging: one line per event on standard error, errors with a traceback. No mail is sent.
 
 LOGGING = {
     "version": 1,
@@ -170,16 +173,16 @@ LOGGING = {
     "loggers": {"django": {"handlers": [], "level": "INFO", "propagate": True}},
 }
 
-# The chat: settings of the original multichat, and how fast one socket may send
+# The chat: settings of the original multichat, and the rate limit of a socket
 
 NOTIFY_USERS_ON_ENTER_OR_LEAVE_ROOMS = True
 
-MSG_TYPE_MESSAGE = 0  # what a user said
+MSG_TYPE_MESSAGE = 0  # a message of a user
 MSG_TYPE_WARNING = 1  # yellow
 MSG_TYPE_ALERT = 2  # red
-MSG_TYPE_MUTED = 3  # need not be noticed
-MSG_TYPE_ENTER = 4  # somebody came
-MSG_TYPE_LEAVE = 5  # somebody left
+MSG_TYPE_MUTED = 3  # unobtrusive
+MSG_TYPE_ENTER = 4  # a user has entered
+MSG_TYPE_LEAVE = 5  # a user has left
 
 MESSAGE_TYPES_CHOICES = (
     (MSG_TYPE_MESSAGE, "MESSAGE"),
@@ -191,5 +194,5 @@ MESSAGE_TYPES_CHOICES = (
 )
 MESSAGE_TYPES_LIST = [number for number, _ in MESSAGE_TYPES_CHOICES]
 
-CHAT_RATE = float(os.environ.get("CHAT_RATE", "5"))  # frames a second
+CHAT_RATE = float(os.environ.get("CHAT_RATE", "5"))  # frames per second
 CHAT_BURST = int(os.environ.get("CHAT_BURST", "20"))  # frames

@@ -1,7 +1,7 @@
-"""`python -m thyme`: patch the standard library for gevent, then the command line (`cli/main.py`).
+"""`python -m thyme`: patch the standard library for gevent, then run `cli/main.py`.
 
-The patching comes before any other import, or what was imported would keep the blocking versions.
-Only programs patch; no module of ours does when it is imported.
+Patching precedes all other imports, because modules that are imported earlier keep references to
+the blocking functions. Only programs patch; importing a module of this package never does.
 """
 
 import sys

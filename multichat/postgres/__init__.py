@@ -1,1 +1,1 @@
-"""The database engine of the chat on gevent; Django asks for a package with `base` in it."""
+"""The database engine of the chat on gevent; Django requires a package with a module `base`."""

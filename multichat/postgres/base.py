@@ -1,9 +1,10 @@
-"""Django's PostgreSQL for greenlets, with a pool that keeps its bound.
+"""Django's PostgreSQL backend for greenlets, with a connection pool of bounded size.
 
-django-db-geventpool does the pooling, but it counts a connection only once it is open: forty
-greenlets that start at once open forty, whatever MAX_CONNS says. And a connection that died is
-never given back, so those that wait for one may wait for ever. Here a greenlet takes a turn
-before it takes or opens a connection, and gives the turn back whatever became of that.
+django-db-geventpool counts a connection only when it is open, so 40 greenlets that start at once
+open 40 connections, whatever MAX_CONNS is; and a connection that died is never returned, so
+greenlets may wait for one forever. Here a greenlet acquires a slot before it takes or opens a
+connection, and releases the slot whatever happens to the connection.
+
 Taught in notebooks/10_psycogreen.ipynb.
 """
 
@@ -16,26 +17,27 @@ from gevent import monkey
 from gevent.lock import BoundedSemaphore
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-poll = monkey.get_original("select", "poll")  # looks without waiting, so it need not yield
+poll = monkey.get_original("select", "poll")  # never blocks here, so it need not yield
 
 
-class TurnPool(base.PostgresConnectionPool):
-    """At most MAX_CONNS connections, those being opened included."""
+class BoundedPool(base.PostgresConnectionPool):
+    """At most MAX_CONNS connections, including those that are being opened."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.turns = BoundedSemaphore(self.maxsize)
+        self.slots = BoundedSemaphore(self.maxsize)
 
     def get(self) -> Any:
-        """A connection that works; waits for a turn. Raises psycopg2.Error."""
-        self.turns.acquire()
+        """Return a connection that works; wait for a slot. Raises psycopg2.Error."""
+        self.slots.acquire()
         try:
-            return self.take_idle() or self.create_connection()
+            return self.get_idle() or self.create_connection()
         except BaseException:
-            self.turns.release()
+            self.slots.release()
             raise
 
-    def take_idle(self) -> Any:
+    def get_idle(self) -> Any:
+        """Return an idle connection that is open, or None."""
         while self.pool.qsize():
             connection = self.pool.get_nowait()
             if not self.has_ended(connection):
@@ -45,25 +47,28 @@ class TurnPool(base.PostgresConnectionPool):
 
     @staticmethod
     def has_ended(connection: Any) -> bool:
-        """Whether the server has ended an idle connection: it says so, or hangs up.
+        """Return True if the server has closed an idle connection.
 
-        Nothing else makes it readable. The library asks "SELECT 1" instead, a round trip each.
+        Only a message about that, or the end of the stream, makes an idle connection readable. The
+        library sends "SELECT 1" instead, which costs a round trip.
         """
         if connection.closed:
             return True
-        look = poll()
-        look.register(connection.fileno(), POLLIN)
-        return bool(look.poll(0))
+        poller = poll()
+        poller.register(connection.fileno(), POLLIN)
+        return bool(poller.poll(0))
 
     def put(self, connection: Any) -> None:
-        """Give back what get() gave, alive or dead."""
+        """Return a connection of `get()`, open or closed."""
         if not connection.closed:
             super().put(connection)
-        self.turns.release()
+        self.slots.release()
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    pool_class = TurnPool
+    """Django's connection, whose `close()` returns it to the pool."""
+
+    pool_class = BoundedPool
 
     def _close(self) -> None:
         connection, self.connection = self.connection, None

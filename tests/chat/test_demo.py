@@ -105,8 +105,8 @@ def test_the_file_of_passwords_is_its_owner_s_only_and_no_draft_is_left(accounts
 
 
 def test_without_a_file_passwords_are_shown_once(demo):
-    assert "password not known" not in demo("--accounts")
-    assert demo("--accounts").count("password not known") == 2
+    assert "password unknown" not in demo("--accounts")
+    assert demo("--accounts").count("password unknown") == 2
 
 
 def test_a_broken_file_is_said_so(demo, tmp_path):

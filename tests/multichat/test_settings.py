@@ -78,7 +78,7 @@ def test_the_environment_is_heard():
 @pytest.mark.parametrize("value", ["", "0", "false", "no", "off"])
 def test_a_switch_is_off_unless_it_is_on(monkeypatch, value):
     monkeypatch.setenv("DJANGO_DEBUG", value)
-    assert not settings.switched_on("DJANGO_DEBUG")
+    assert not settings.is_enabled("DJANGO_DEBUG")
 
 
 @pytest.mark.parametrize(

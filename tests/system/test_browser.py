@@ -184,7 +184,7 @@ def test_two_people_see_each_others_lines(sit_down, room):
     bob.say(room, "Yes.")
     alice.sees(".line .text", "Yes.")
     heard = [("message", "alice", "Tea?"), ("message", "bob", "Yes.")]
-    assert alice.lines(room) == [("enter", "bob", "came in"), *heard]
+    assert alice.lines(room) == [("enter", "bob", "joined"), *heard]
     assert bob.lines(room) == heard
     assert [line.text for line in bob.all(".line[data-mine] .text")] == ["Yes."]
 
@@ -195,7 +195,7 @@ def test_others_see_who_goes(sit_down, room):
     panel = bob.join(room)
     panel.find_element(By.CSS_SELECTOR, "button.leave").click()
     alice.sees(".line .text", "left")
-    assert alice.lines(room) == [("enter", "bob", "came in"), ("leave", "bob", "left")]
+    assert alice.lines(room) == [("enter", "bob", "joined"), ("leave", "bob", "left")]
     bob.until(lambda: not bob.all(f'[data-panel="{room}"]'))
 
 
@@ -204,7 +204,7 @@ def test_who_is_not_staff_is_refused_the_staff_room_and_told_so(sit_down, room, 
     alice.join(staff_room)
     carol.one(f'[data-room="{staff_room}"]').click()
     notice = carol.one('#notice[data-code="ROOM_ACCESS_DENIED"]')
-    assert notice.text == "Office: You may not enter this room, or no longer."
+    assert notice.text == "Office: You may not enter this room."
     assert carol.one(f'[data-room="{staff_room}"]').get_attribute("aria-pressed") == "false"
     assert not carol.all(f'[data-panel="{staff_room}"]')
     # The others go on, and so does she, elsewhere.
@@ -253,7 +253,7 @@ def test_a_page_comes_back_and_rejoins_its_rooms_after_its_server_crashed(sit_do
             window.one('#state:not([data-state="open"])')
     finally:
         door.come_back()
-    again = "Connected again; what was said meanwhile is not kept."
+    again = "Reconnected. Messages sent in the meantime are not shown."
     for window in (alice, bob):
         assert window.connected().text == "Connected"
         for room in rooms:

@@ -87,6 +87,6 @@ def test_workers_are_killed_while_two_people_chat_and_nobody_notices(chat, peopl
         assert window.connected().text == "Connected"
         assert not window.all("#notice[data-code]")
     lines = [("message", "alice", text) for text in said] + [("message", "bob", "half a line")]
-    assert alice.lines(room) == [("enter", "bob", "came in"), *lines]
+    assert alice.lines(room) == [("enter", "bob", "joined"), *lines]
     heard = bob.lines(room)
     assert [line for line in lines if line in heard] == heard  # in order, none of them twice

@@ -1,8 +1,8 @@
-"""python manage.py demo: something to look at on a first start. Run it as often as you like.
+"""python manage.py demo: rooms and accounts for a first look. It can be run any number of times.
 
-Rooms are made only where there are none at all; accounts (`--accounts`) only where they are
-missing, with passwords generated here. `--passwords FILE` remembers those, so that a later start
-can show them again, for as long as they are the accounts' passwords.
+Rooms are created only if there are none at all; accounts (`--accounts`) only if they are missing,
+with generated passwords. `--passwords FILE` stores these, so that a later run can show them again,
+as long as they are still valid.
 """
 
 import json
@@ -20,21 +20,23 @@ from django.db import transaction
 from chat.models import Room
 
 ROOMS = (("Lobby", False), ("Help desk", False), ("Tea kitchen", False), ("Staff room", True))
-# Name, and whether the account is staff and superuser.
+# Name, and True if the account is staff and superuser.
 ACCOUNTS = (("alice", True), ("bob", False))
-PASSWORD_BYTES = 9  # random bytes, 12 characters: to be typed from a screen, not guessed
+PASSWORD_BYTES = 9  # random bytes, 12 characters: easy to type, hard to guess
 
 
 class Command(BaseCommand):
-    help = "Make demo rooms, and with --accounts two demo accounts, where there are none."
+    """Create what is missing, and print it."""
+
+    help = "Creates demo rooms, and with --accounts two demo accounts, unless they exist."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--accounts", action="store_true", help="also make alice and bob")
+        parser.add_argument("--accounts", action="store_true", help="also create alice and bob")
         parser.add_argument(
             "--passwords",
             type=Path,
             metavar="FILE",
-            help="remember generated passwords in FILE (JSON, readable by its owner only)",
+            help="store generated passwords in FILE (JSON, readable by its owner only)",
         )
         parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
@@ -45,13 +47,13 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({"rooms_made": made, "accounts": accounts}))
             return
         if made:
-            self.stdout.write(f"Made the rooms {', '.join(made)}.")
+            self.stdout.write(f"Created the rooms {', '.join(made)}.")
         for account in accounts:
             self.stdout.write(describe(account))
 
 
 def make_rooms() -> list[str]:
-    """The titles of the rooms that were made; none, if there was any room."""
+    """Create the rooms if there are none; return the titles of those that were created."""
     with transaction.atomic():
         if Room.objects.exists():
             return []
@@ -60,7 +62,7 @@ def make_rooms() -> list[str]:
 
 
 def make_accounts(file: Path | None) -> list[dict[str, Any]]:
-    """The demo accounts, made where missing; password: None where it is not known (any more)."""
+    """Create missing accounts; return all, with the password, or None if it is not known."""
     known = read_passwords(file)
     return [make_account(name, staff, known, file) for name, staff in ACCOUNTS]
 
@@ -73,7 +75,7 @@ def make_account(
     made = user is None
     if user is None:
         known[name] = secrets.token_urlsafe(PASSWORD_BYTES)
-        write_passwords(file, known)  # first: an account nobody can enter would stay for ever
+        write_passwords(file, known)  # first, or an account without a known password might be left
         make = model.objects.create_superuser if staff else model.objects.create_user
         user = make(username=name, password=known[name])
     password = known.get(name)
@@ -89,7 +91,7 @@ def make_account(
 def describe(account: dict[str, Any]) -> str:
     kind = "staff" if account["staff"] else "user"
     password = account["password"]
-    secret = f"password {password}" if password else "password not known here"
+    secret = f"password {password}" if password else "password unknown"
     return f"{account['username']} ({kind}), {secret}"
 
 
@@ -103,12 +105,12 @@ def read_passwords(file: Path | None) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise CommandError(f"cannot read the passwords in {file}: {error}; remove it") from error
     if not isinstance(known, dict):
-        raise CommandError(f"expected a JSON object of passwords in {file}; remove it")
+        raise CommandError(f"expected a JSON object of passwords in {file}; remove the file")
     return known
 
 
 def write_passwords(file: Path | None, known: dict[str, str]) -> None:
-    """Replace the file as a whole; it is readable by its owner only from the first byte on."""
+    """Replace the file atomically; only its owner can ever read it."""
     if file is None:
         return
     draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
@@ -118,6 +120,6 @@ def write_passwords(file: Path | None, known: dict[str, str]) -> None:
             json.dump(known, stream)
         draft.replace(file)
     except OSError as error:
-        raise CommandError(f"cannot keep the passwords in {file}: {error}") from error
+        raise CommandError(f"cannot store the passwords in {file}: {error}") from error
     finally:
         draft.unlink(missing_ok=True)

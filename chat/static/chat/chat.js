@@ -1,53 +1,53 @@
-// The page: one WebSocket for all rooms. No framework; what users type only ever becomes text
-// (textContent), never HTML. The frames are described in chat/protocol.py.
+// The page: one WebSocket for all rooms, without a framework. Text that users type is only ever
+// inserted as text (textContent), never as HTML. The frames are described in chat/protocol.py.
 //
-// Two halves. `Stream` keeps a connection: it opens it again by itself, with growing delays, and
-// asks for the rooms again. Below it, the page shows what arrives.
+// `Stream` maintains the connection: it reconnects with growing delays and rejoins the rooms. The
+// rest of the file shows the frames that arrive.
 //
-// For tests (and for whoever writes a style sheet), these stay as they are:
-//   #state[data-state=connecting|open|closed]   the connection, in words inside
-//   [data-room="ID"]            button of a room: joins and leaves; aria-pressed says whether in
+// Tests and style sheets rely on these elements:
+//   #state[data-state=connecting|open|closed]   the connection, described by its text
+//   [data-room="ID"]            button that joins or leaves a room; aria-pressed if joined
 //   [data-panel="ID"]           a joined room; its `input`, `form`, `button.leave`, `.lines`
 //   .line[data-type=message|warning|alert|muted|enter|leave]   with .who, .text, time;
-//                               data-mine on one's own
-//   #notice[data-code=CODE]     what went wrong, until something goes right; hidden when nothing
+//                               data-mine on the user's own
+//   #notice[data-code=CODE]     the last error, until a command succeeds; hidden if there is none
 
-const FIRST_DELAY = 500; // ms until the first new try; doubles
-const LAST_DELAY = 20_000; // ms, the longest
-const STEADY = 5_000; // ms a connection must have lasted for the delays to start over
-const RETRY = 1_000; // ms until a join that was refused only for now is asked again
-const ANSWER = 10_000; // ms to wait for the answer to a join before the next one is asked
-const LINES_MAX = 500; // lines kept per room; older ones go
+const FIRST_DELAY = 500; // ms before the first reconnection; doubled each time
+const LONGEST_DELAY = 20_000; // ms
+const STABLE = 5_000; // ms that a connection must last to reset the delay
+const RETRY = 1_000; // ms before a join that was refused temporarily is repeated
+const ANSWER = 10_000; // ms to wait for the answer to a join before the next one is sent
+const LINES_MAX = 500; // lines kept per room; older ones are removed
 
 const PROBLEMS = {
-  ROOM_ACCESS_DENIED: "You may not enter this room, or no longer.",
-  ROOM_INVALID: "This room does not exist any more.",
+  ROOM_ACCESS_DENIED: "You may not enter this room.",
+  ROOM_INVALID: "This room no longer exists.",
   MESSAGE_TOO_LONG: "Your message is too long; it was not sent.",
-  MESSAGE_EMPTY: "There was nothing to send.",
+  MESSAGE_EMPTY: "Your message is empty; it was not sent.",
   FRAME_TOO_LONG: "Your message is too long; it was not sent.",
-  TOO_FAST: "That was too fast; wait a moment and send it again.",
-  TRY_AGAIN: "The server could not do that just now; try again.",
+  TOO_FAST: "You are sending too fast; wait a moment and try again.",
+  TRY_AGAIN: "The server is temporarily unavailable; try again.",
 };
-const FOR_NOW = new Set(["TOO_FAST", "TRY_AGAIN"]);
-const OF_JOIN = new Set([...FOR_NOW, "ROOM_INVALID", "ROOM_ACCESS_DENIED", "USER_HAS_TO_LOGIN"]);
+const TEMPORARY = new Set(["TOO_FAST", "TRY_AGAIN"]);
+const JOIN_ERRORS = new Set([...TEMPORARY, "ROOM_INVALID", "ROOM_ACCESS_DENIED", "USER_HAS_TO_LOGIN"]);
 
-// The connection: keeps the set of rooms that the user wants to be in, and asks for them one
-// after another, because an error does not say which command it answers.
+// The connection. It keeps the set of rooms that the user wants to be in, and joins them one after
+// another, because an error does not tell which command it answers.
 class Stream {
   constructor(url, on) {
     this.url = url;
-    this.on = on; // { state(name, text), frame(frame), refused(room, code), never() }
+    this.on = on; // { state(name, text), frame(frame), refused(room, code), failed() }
     this.wanted = new Set();
-    this.queue = []; // rooms still to ask for
-    this.asked = null; // the room whose join has not been answered
+    this.queue = []; // rooms to join
+    this.pending = null; // the room whose join has not been answered
     this.delay = FIRST_DELAY;
     this.stopped = false;
-    addEventListener("online", () => this.hurry());
-    document.addEventListener("visibilitychange", () => document.hidden || this.hurry());
-    // A page that the browser keeps for its Back button is frozen with its socket: close it, so
-    // that the rooms hear that the user left, and come back with the page.
+    addEventListener("online", () => this.reconnectNow());
+    document.addEventListener("visibilitychange", () => document.hidden || this.reconnectNow());
+    // A page in the back/forward cache is frozen together with its socket: close it, so that the
+    // rooms are notified, and reconnect when the page is shown again.
     addEventListener("pagehide", () => this.socket?.close());
-    addEventListener("pageshow", (event) => event.persisted && this.hurry());
+    addEventListener("pageshow", (event) => event.persisted && this.reconnectNow());
   }
 
   get open() {
@@ -64,27 +64,27 @@ class Stream {
       opened = Date.now();
       this.on.state("open", "Connected");
       this.queue = [...this.wanted];
-      this.asked = null;
-      this.ask();
+      this.pending = null;
+      this.joinNext();
     };
-    socket.onmessage = (event) => this.hear(JSON.parse(event.data));
-    socket.onclose = () => this.lost(opened);
+    socket.onmessage = (event) => this.receive(JSON.parse(event.data));
+    socket.onclose = () => this.closed(opened);
   }
 
-  lost(opened) {
-    clearTimeout(this.patience);
+  closed(opened) {
+    clearTimeout(this.answerTimer);
     if (this.stopped) return;
-    if (opened && Date.now() - opened > STEADY) this.delay = FIRST_DELAY;
-    // Somewhere between half and all of it, so that not all pages come back at one moment.
+    if (opened && Date.now() - opened > STABLE) this.delay = FIRST_DELAY;
+    // A random part, from half to all of it, so that pages do not reconnect at the same moment.
     const wait = this.delay * (0.5 + Math.random() / 2);
-    this.delay = Math.min(LAST_DELAY, this.delay * 2);
-    this.on.state("closed", `Not connected. Trying again in ${Math.ceil(wait / 1000)} s.`);
+    this.delay = Math.min(LONGEST_DELAY, this.delay * 2);
+    this.on.state("closed", `Not connected. Reconnecting in ${Math.ceil(wait / 1000)} s.`);
     this.timer = setTimeout(() => this.connect(), wait);
-    if (!opened) this.on.never();
+    if (!opened) this.on.failed();
   }
 
-  // The network is back, or somebody looks at the page: do not wait for the timer.
-  hurry() {
+  // The network is back, or the page has become visible: do not wait for the timer.
+  reconnectNow() {
     if (this.timer) this.connect();
   }
 
@@ -102,9 +102,9 @@ class Stream {
 
   join(room) {
     this.wanted.add(room);
-    if (!this.open) return; // asked for once connected
+    if (!this.open) return; // joined when connected
     this.queue.push(room);
-    this.ask();
+    this.joinNext();
   }
 
   leave(room) {
@@ -113,42 +113,42 @@ class Stream {
     this.send({ command: "leave", room });
   }
 
-  ask() {
-    if (this.asked !== null || !this.queue.length || !this.open) return;
-    this.asked = this.queue.shift();
-    this.send({ command: "join", room: this.asked });
-    this.patience = setTimeout(() => this.answered(), ANSWER);
+  joinNext() {
+    if (this.pending !== null || !this.queue.length || !this.open) return;
+    this.pending = this.queue.shift();
+    this.send({ command: "join", room: this.pending });
+    this.answerTimer = setTimeout(() => this.finishJoin(), ANSWER);
   }
 
-  answered() {
-    clearTimeout(this.patience);
-    this.asked = null;
-    this.ask();
+  finishJoin() {
+    clearTimeout(this.answerTimer);
+    this.pending = null;
+    this.joinNext();
   }
 
-  hear(frame) {
-    if (this.asked !== null && OF_JOIN.has(frame.error)) return this.refused(frame.error);
+  receive(frame) {
+    if (this.pending !== null && JOIN_ERRORS.has(frame.error)) return this.refuse(frame.error);
     if ("leave" in frame) this.wanted.delete(frame.leave);
-    if (frame.join === this.asked) this.answered();
+    if (frame.join === this.pending) this.finishJoin();
     // The user left again before the answer came.
     if ("join" in frame && !this.wanted.has(frame.join)) return this.leave(frame.join);
     this.on.frame(frame);
   }
 
-  // A join was refused: for now, then it is asked again; or for good.
-  refused(code) {
-    const room = this.asked;
-    if (FOR_NOW.has(code)) {
-      clearTimeout(this.patience);
-      this.patience = setTimeout(() => {
+  // A join was refused: repeat it if the reason is temporary.
+  refuse(code) {
+    const room = this.pending;
+    if (TEMPORARY.has(code)) {
+      clearTimeout(this.answerTimer);
+      this.answerTimer = setTimeout(() => {
         if (this.wanted.has(room)) this.queue.unshift(room);
-        this.answered();
+        this.finishJoin();
       }, RETRY);
       return;
     }
     this.wanted.delete(room);
     this.on.refused(room, code);
-    this.answered();
+    this.finishJoin();
   }
 }
 
@@ -164,7 +164,7 @@ const panels = document.getElementById("panels");
 const template = document.getElementById("panel");
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const joined = new Map(); // room id -> { panel, lines }
-const atEnd = new WeakSet(); // the .lines that show their last line
+const atEnd = new WeakSet(); // the .lines that are scrolled to the end
 const heights = new WeakMap(); // .lines -> px
 const sizes = new ResizeObserver((entries) => {
   for (const { target } of entries) {
@@ -172,7 +172,7 @@ const sizes = new ResizeObserver((entries) => {
     if (atEnd.has(target)) target.scrollTop = target.scrollHeight;
   }
 });
-let sent = null; // { input, text } of the last line, to be given back if it is refused
+let sent = null; // { input, text } of the last message, restored if it is refused
 
 const button = (room) => document.querySelector(`[data-room="${CSS.escape(room)}"]`);
 
@@ -184,39 +184,39 @@ const stream = new Stream(
       state.textContent = text;
     },
     refused(room, code) {
-      shut(room);
+      closePanel(room);
       const title = button(room)?.querySelector(".title").textContent;
-      complain(code, title);
+      showError(code, title);
     },
-    never: lookForSession,
+    failed: checkSession,
     frame(frame) {
-      if ("error" in frame) complain(frame.error);
-      else if ("join" in frame) show(frame.join, frame.title);
-      else if ("leave" in frame) shut(frame.leave);
-      else if ("msg_type" in frame) hear(frame);
+      if ("error" in frame) showError(frame.error);
+      else if ("join" in frame) openPanel(frame.join, frame.title);
+      else if ("leave" in frame) closePanel(frame.leave);
+      else if ("msg_type" in frame) showLine(frame);
     },
   },
 );
 
-// What went wrong
+// Errors
 
-function complain(code, title) {
+function showError(code, title) {
   if (code === "USER_HAS_TO_LOGIN") return loggedOut();
-  const problem = PROBLEMS[code] ?? `The server did not accept that (${code}).`;
-  tell(title ? `${title}: ${problem}` : problem, code);
+  const problem = PROBLEMS[code] ?? `The server refused the command (${code}).`;
+  showNotice(title ? `${title}: ${problem}` : problem, code);
   if (sent && /^(TOO_FAST|TRY_AGAIN|MESSAGE_|FRAME_)/.test(code)) {
     if (!sent.input.value) sent.input.value = sent.text;
     sent = null;
   }
 }
 
-function tell(text, code) {
+function showNotice(text, code) {
   notice.dataset.code = code;
   notice.textContent = text;
   notice.hidden = false;
 }
 
-function calm() {
+function clearNotice() {
   if (notice.dataset.code === "USER_HAS_TO_LOGIN") return;
   notice.hidden = true;
   notice.textContent = "";
@@ -227,33 +227,33 @@ function loggedOut() {
   stream.stop();
   state.dataset.state = "closed";
   state.textContent = "Logged out";
-  tell("You are logged out. ", "USER_HAS_TO_LOGIN");
+  showNotice("You are logged out. ", "USER_HAS_TO_LOGIN");
   const link = document.createElement("a");
   link.href = `${chat.dataset.login}?next=${encodeURIComponent(location.pathname)}`;
   link.textContent = "Log in again";
   notice.append(link);
 }
 
-// A browser does not tell a page why its WebSocket was refused. The page itself would now be
-// answered with a redirect to the login, if the reason is that the session has ended.
-async function lookForSession() {
+// Browsers do not tell a page why its WebSocket was refused. If the session has expired, a request
+// for the page itself is redirected to the login.
+async function checkSession() {
   try {
     const options = { method: "HEAD", redirect: "manual", cache: "no-store" };
     const answer = await fetch(location.pathname, options);
     if (answer.type === "opaqueredirect") loggedOut();
   } catch {
-    // The server cannot be reached: the next try is on its way.
+    // The server is not reachable; the stream will reconnect.
   }
 }
 
 // Rooms
 
-function show(room, title) {
-  calm();
+function openPanel(room, title) {
+  clearNotice();
   button(room)?.setAttribute("aria-pressed", "true");
   const known = joined.get(room);
   if (known) {
-    append(known, "muted", { text: "Connected again; what was said meanwhile is not kept." });
+    append(known, "muted", { text: "Reconnected. Messages sent in the meantime are not shown." });
     return;
   }
   const panel = template.content.firstElementChild.cloneNode(true);
@@ -284,7 +284,7 @@ function show(room, title) {
   panel.scrollIntoView({ block: "nearest" });
 }
 
-function shut(room) {
+function closePanel(room) {
   button(room)?.setAttribute("aria-pressed", "false");
   const known = joined.get(room);
   if (!known) return;
@@ -297,27 +297,27 @@ function shut(room) {
 function leave(room) {
   const connected = stream.open;
   stream.leave(room);
-  if (!connected) shut(room); // nobody will answer
+  if (!connected) closePanel(room); // there will be no answer
 }
 
 function say(room, input) {
   const text = input.value;
   if (!text.trim()) return;
   if (!stream.send({ command: "send", room, message: text })) {
-    tell("Not connected; your message was not sent. It stays here until you send it.", "CLOSED");
+    showNotice("Not connected; your message was not sent. It is kept until you send it.", "CLOSED");
     return;
   }
   sent = { input, text };
   input.value = "";
 }
 
-function hear({ msg_type, room, username, message }) {
+function showLine({ msg_type, room, username, message }) {
   const known = joined.get(room);
   const type = types.get(String(msg_type));
   if (!known || !type) return;
-  const said = { enter: "came in", leave: "left" }[type] ?? message ?? "";
+  const said = { enter: "joined", leave: "left" }[type] ?? message ?? "";
   append(known, type, { who: username, text: said });
-  if (username === me && type === "message") calm();
+  if (username === me && type === "message") clearNotice();
 }
 
 function append({ lines }, type, { who, text }) {
@@ -325,16 +325,16 @@ function append({ lines }, type, { who, text }) {
   line.className = "line";
   line.dataset.type = type;
   if (who === me && type === "message") line.dataset.mine = "";
-  if (who) line.append(piece("span", "who", who));
+  if (who) line.append(createElement("span", "who", who));
   if (who) line.style.setProperty("--hue", hue(who));
-  line.append(piece("span", "text", text), now());
+  line.append(createElement("span", "text", text), timestamp());
   lines.append(line);
   while (lines.childElementCount > LINES_MAX) lines.firstElementChild.remove();
   if (atEnd.has(lines)) lines.scrollTop = lines.scrollHeight;
 }
 
-// Who reads the last line goes on seeing the last line, also when the panel changes its size
-// (another room joined, a phone's keyboard); who has scrolled back is left alone.
+// Keep the last line visible when lines arrive or the panel is resized (another room is joined, a
+// phone's keyboard opens), unless the user has scrolled back.
 function keepAtEnd(lines) {
   atEnd.add(lines);
   lines.addEventListener("scroll", () => {
@@ -346,28 +346,28 @@ function keepAtEnd(lines) {
   sizes.observe(lines);
 }
 
-function piece(tag, name, text) {
+function createElement(tag, name, text) {
   const element = document.createElement(tag);
   element.className = name;
   element.textContent = text;
   return element;
 }
 
-function now() {
+function timestamp() {
   const moment = new Date();
-  const element = piece("time", "when", clock.format(moment));
+  const element = createElement("time", "when", clock.format(moment));
   element.dateTime = moment.toISOString();
   return element;
 }
 
-// A colour for a name: the same one everywhere, and readable on both grounds (chat.css).
+// A colour for a name: the same everywhere, and readable on both backgrounds (chat.css).
 function hue(name) {
   let sum = 0;
   for (const letter of name) sum = (sum * 31 + letter.codePointAt(0)) % 360;
   return sum;
 }
 
-// To begin with
+// Start
 
 for (const element of document.querySelectorAll("[data-room]")) {
   const { room } = element.dataset;
@@ -377,9 +377,9 @@ for (const element of document.querySelectorAll("[data-room]")) {
   });
 }
 
-// Logging out in one window ends the others of this browser too.
-const windows = new BroadcastChannel("multichat");
-windows.onmessage = () => loggedOut();
-document.getElementById("logout").addEventListener("submit", () => windows.postMessage("logout"));
+// Logging out in one window logs out all windows of this browser.
+const otherWindows = new BroadcastChannel("multichat");
+otherWindows.onmessage = () => loggedOut();
+document.getElementById("logout").addEventListener("submit", () => otherWindows.postMessage("logout"));
 
 stream.connect();

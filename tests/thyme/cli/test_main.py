@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import needs
-from thyme.cli.main import url
 
 ROOT = Path(__file__).parents[3]
 HELLO = "tests.thyme.serving:hello"
@@ -137,13 +136,6 @@ def test_help_shows_every_option_and_examples() -> None:
     assert (code, err) == (0, "")
     for text in ("--host", "--stop-on-eof", "--compress", "async def", "examples:", "SIGTERM"):
         assert text in out
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"), [("127.0.0.1", "http://127.0.0.1:80"), ("::1", "http://[::1]:80")]
-)
-def test_addresses_are_printed_as_browsers_want_them(host: str, expected: str) -> None:
-    assert url(host, 80) == expected
 
 
 def test_an_idle_server_with_open_websockets_makes_no_system_call(tmp_path: Path) -> None:

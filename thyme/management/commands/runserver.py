@@ -1,7 +1,8 @@
-"""`manage.py runserver` on thyme, when "thyme" stands before "django.contrib.staticfiles".
+"""`manage.py runserver` on thyme, for development.
 
-As Django's own: checks, a reloader, static files while DEBUG is on, the same options. WebSockets
-work, too, because ASGI_APPLICATION is served. To develop with; `python -m thyme` is for production.
+Django uses this command if INSTALLED_APPS lists "thyme" before "django.contrib.staticfiles". It has
+the options of Django's own, the checks, the reloader, and static files while DEBUG is on. It serves
+ASGI_APPLICATION, so WebSockets work, too. Use `python -m thyme` in production.
 """
 
 from __future__ import annotations
@@ -23,24 +24,25 @@ from thyme.asgi import Application, Scope, State, Transport
 
 
 class Command(runserver.Command):
-    """Serve ASGI_APPLICATION with thyme, and start anew when its source changes."""
+    """Serve ASGI_APPLICATION with thyme, and restart when its source changes."""
 
-    help = "Serves the project's ASGI_APPLICATION on thyme, for development."
+    help = "Serves the project's ASGI_APPLICATION with thyme, for development."
 
     def execute(self, *args: Any, **options: Any) -> Any:
-        """Run it in a patched process: this one, or from its beginning."""
+        """Run the command in a patched process: this one, or a new one in its place."""
         if not monkey.is_module_patched("socket"):
             command = [sys.executable, "-m", "gevent.monkey", *sys.argv]
             os.execv(sys.executable, command)  # noqa: S606 - our own arguments, no shell
-        hub = gevent.get_hub()  # Ctrl-C ends the reloader and its child: nothing to be printed
+        hub = gevent.get_hub()  # Ctrl-C stops the reloader and its child; do not print it
         hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
         return super().execute(*args, **options)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        """What the reloader runs, and runs again."""
+        """Check the project and serve it. The reloader runs this in a new process each time."""
         from psycogreen.gevent import patch_psycopg
 
         from thyme import loop
+        from thyme.cli import READY
         from thyme.config import Config
         from thyme.server import access_log as accesslog
         from thyme.server.server import Server
@@ -59,11 +61,11 @@ class Command(runserver.Command):
         try:
             server.start()
         except OSError as error:
-            place = f"{self.addr}:{self.port}"
-            raise CommandError(f"cannot listen on {place}: {error.strerror or error}") from error
+            address = f"{self.addr}:{self.port}"
+            raise CommandError(f"cannot listen on {address}: {error.strerror or error}") from error
         if not options["use_reloader"]:
             on_signals((signal.SIGTERM, signal.SIGINT), server.stop)
-        self.stdout.write(f"Thyme listens on {server.places[0]}")
+        self.stdout.write(f"{READY}{server.places[0]}")
         self.stdout.flush()
         server.serve_forever()
 

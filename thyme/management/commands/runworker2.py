@@ -1,6 +1,6 @@
 """`manage.py runworker2`: a worker that runs Django and Channels, on gevent or on plain asyncio.
 
-The name is the original's: Channels has a `runworker` of its own, for shared channels only.
+Channels has a `runworker` command already, which only serves named channels; hence the 2.
 """
 
 from __future__ import annotations
@@ -22,77 +22,83 @@ from thyme.split.worker.endpoint import CONNECTIONS, QUEUES, WORKER_DRAIN_SECOND
 
 
 class Command(BaseCommand):
-    """Take connections from the servers' relays and run the ASGI application on them."""
+    """Accept connections from the servers' relays and run the ASGI application on them."""
 
     help = (
-        "Runs the project's ASGI_APPLICATION on connections that the servers' relays hand over "
-        "through Redis. Start as many as you like; SIGTERM or Ctrl-C stops one politely."
+        "Runs the project's ASGI_APPLICATION on connections that servers relay through Redis. Any "
+        "number of workers may run; SIGTERM or Ctrl-C stops one gracefully."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """The options, each with its unit."""
+        """Define the options."""
         parser.add_argument(
             "--loop", choices=["gevent", "asyncio"], default="gevent",
-            help="gevent: greenlets, everything patched; asyncio: as on Daphne (%(default)s)",
+            help="gevent: greenlets in a patched process; asyncio: coroutines and threads "
+            "(default: %(default)s)",
         )  # fmt: skip
         parser.add_argument(
             "--queue", type=queue_option, action="append", metavar="NAME[=N]", dest="queues",
-            help="take connections from this queue, at most N at a time; may be given several "
-            "times (default: http and websocket)",
+            help="accept connections from this queue, at most N simultaneously; repeatable "
+            "(default: http and websocket)",
         )  # fmt: skip
         parser.add_argument(
             "--connections", type=int, default=CONNECTIONS, metavar="N",
-            help="connections at the same time, of each queue without a number (%(default)s)",
+            help="simultaneous connections from each queue without a number (default: %(default)s)",
         )  # fmt: skip
         parser.add_argument(
             "--drain-seconds", type=float, default=WORKER_DRAIN_SECONDS, metavar="S",
-            help="seconds that requests in progress have to finish at the end (%(default)s)",
+            help="seconds to finish requests when stopping (default: %(default)s)",
         )  # fmt: skip
         parser.add_argument(
             "--window-events", type=int, default=WINDOW_EVENTS, metavar="N",
-            help="events of one connection that wait for its consumer (%(default)s)",
+            help="events per connection that may wait for its consumer (default: %(default)s)",
         )  # fmt: skip
         parser.add_argument(
             "--window-bytes", type=int, default=WINDOW_BYTES, metavar="N",
-            help="bytes of one connection that wait for its consumer (%(default)s)",
+            help="bytes per connection that may wait for its consumer (default: %(default)s)",
         )  # fmt: skip
         parser.add_argument(
             "--stock", action="store_true",
-            help="run synchronous consumers and pages through asyncio, as elsewhere: to compare",
+            help="run synchronous consumers and views through asyncio, as other servers do (for "
+            "comparison)",
         )  # fmt: skip
         parser.add_argument(
-            "--stop-on-eof", action="store_true", help="stop when standard input closes"
-        )
+            "--stop-on-eof", action="store_true",
+            help="stop when standard input closes, such as when the parent process exits",
+        )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run until told to stop."""
+        """Run until the worker is stopped."""
         named = options["queues"] or [(name, None) for name in QUEUES]
-        options["queues"] = {name: room or options["connections"] for name, room in named}
+        options["queues"] = {name: limit or options["connections"] for name, limit in named}
         options["window"] = Window(options["window_events"], options["window_bytes"])
         if options["loop"] == "asyncio":
             import asyncio
 
             if _patched():
-                raise CommandError("gevent has patched this process: see the project's manage.py")
+                raise CommandError(
+                    "--loop asyncio needs a process that gevent has not patched; change manage.py "
+                    "so that it does not patch for this command"
+                )
             asyncio.run(run_on_asyncio(self, options))
             return
         from gevent import monkey
 
         if not monkey.is_module_patched("socket"):
-            # Too late to patch here, with Django imported: start again, patched from the first.
+            # Django is imported already, so it is too late to patch: replace this process.
             command = [sys.executable, "-m", "gevent.monkey", *sys.argv]
             os.execv(sys.executable, command)  # noqa: S606 - our own arguments, no shell
         run(self, options)
 
     def ready(self, inbox: str) -> None:
-        """Say that it takes connections."""
-        gc.freeze()  # what the program itself consists of is not searched for garbage again
+        """Report that the worker accepts connections."""
+        gc.freeze()  # the program's own objects live on: later collections need not visit them
         self.stdout.write(f"Worker {inbox} takes connections")
         self.stdout.flush()
 
 
 def queue_option(text: str) -> tuple[str, int | None]:
-    """NAME, or NAME=N."""
+    """Return the name and the limit of NAME or NAME=N."""
     name, equals, number = text.partition("=")
     if not name or (equals and not (number.isdigit() and int(number))):
         raise ArgumentTypeError(f"got {text!r}, expected NAME or NAME=CONNECTIONS")
@@ -100,7 +106,7 @@ def queue_option(text: str) -> tuple[str, int | None]:
 
 
 def run(command: Command, options: dict[str, Any]) -> None:
-    """The worker itself, in a patched process."""
+    """Run a worker on gevent, in a patched process."""
     from psycogreen.gevent import patch_psycopg
 
     from thyme import loop
@@ -130,7 +136,7 @@ def run(command: Command, options: dict[str, Any]) -> None:
 
 
 async def run_on_asyncio(command: Command, options: dict[str, Any]) -> None:
-    """The same on the running loop, with nothing patched."""
+    """Run a worker on the running event loop, in a process that is not patched."""
     import asyncio
 
     from channels.routing import get_default_application
@@ -149,7 +155,7 @@ async def run_on_asyncio(command: Command, options: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, worker.stop)
     if options["stop_on_eof"]:
-        running.add_reader(0, _at_end_of_input, running, worker.stop)
+        running.add_reader(0, _stop_on_eof, running, worker.stop)
     try:
         await worker.run(lambda: command.ready(crossbar.inbox))
     except Unreachable as error:
@@ -161,7 +167,7 @@ def _patched() -> bool:
     return monkey is not None and monkey.is_module_patched("socket")
 
 
-def _at_end_of_input(running: Any, stop: Any) -> None:
+def _stop_on_eof(running: Any, stop: Any) -> None:
     if not os.read(0, 4096):
         running.remove_reader(0)
         stop()
@@ -179,6 +185,7 @@ def _layer() -> GredisChannelLayer:
     if not isinstance(layer, GredisChannelLayer):
         raise CommandError(
             f"got a default channel layer of type {type(layer).__name__}, expected "
-            "gredis.GredisChannelLayer: workers take connections through it; set CHANNEL_LAYERS"
+            "gredis.GredisChannelLayer, through which workers receive connections; set "
+            "CHANNEL_LAYERS"
         )
     return layer
