@@ -381,16 +381,3 @@ def test_make_says_what_is_missing_when_python_is_too_old(tmp_path):
     assert made.returncode != 0
     assert "older than 3.11" in made.stderr
     assert not (tmp_path / ".venv").exists()
-
-
-def test_the_readme_shows_the_gunicorn_configuration_that_is_tested():
-    from tests.thyme.loop.test_gunicorn import CONFIGURATION
-
-    assert f"```python\n{CONFIGURATION}```" in (ROOT / "README.md").read_text()
-
-
-def test_each_test_that_the_readme_names_exists():
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
-    texts = [path.read_text() for path in python_files(ROOT / "tests", "test_*.py")]
-    assert {name for name in named if not any(f"def {name}(" in text for text in texts)} == set()
-    assert named
