@@ -307,6 +307,54 @@ def test_only_programs_patch_the_standard_library():
     assert {str(path.relative_to(ROOT)) for path in patching} <= programs
 
 
+@pytest.mark.parametrize("module", modules_of("thyme", "gredis"))
+def test_no_part_asks_a_bound_method_for_its_object_by_name(module):
+    """The parts meet at seams that have names: `Transport` and `Application`."""
+    constants = (node for node in ast.walk(tree(module)) if isinstance(node, ast.Constant))
+    assert "__self__" not in {node.value for node in constants}
+
+
+RIDDLES = re.compile(r"\s*(What|Who|Whom|Whoever|Whether|How|Somebody|Nobody)\b")
+"""A docstring states what a function does or returns, and names the actor."""
+
+
+def docstrings(module: str) -> Iterator[str]:
+    """Those of modules, classes and functions, and those below a name."""
+    for node in ast.walk(tree(module)):
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield value.value
+
+
+@pytest.mark.parametrize("module", modules_of(*PACKAGES))
+def test_docstrings_say_what_is_done_or_returned(module):
+    assert [text.splitlines()[0] for text in docstrings(module) if RIDDLES.match(text)] == []
+
+
+TESTED_ELSEWHERE: dict[str, str] = {}
+"""Modules without a test file of their own name, and the file that tests them."""
+
+
+def own_test(module: str) -> Path:
+    *folders, name = module.split(".")
+    return ROOT.joinpath("tests", *folders, f"test_{name.strip('_')}.py")
+
+
+def needs_tests(module: str) -> bool:
+    return sources()[module].name != "__init__.py"
+
+
+@pytest.mark.parametrize("module", list(filter(needs_tests, modules_of("thyme", "gredis"))))
+def test_each_module_has_a_test_file(module):
+    elsewhere = TESTED_ELSEWHERE.get(module)
+    assert (ROOT / elsewhere).exists() if elsewhere else own_test(module).exists()
+
+
+def test_no_module_that_has_a_test_file_is_listed_as_tested_elsewhere():
+    assert {name for name in TESTED_ELSEWHERE if own_test(name).exists()} == set()
+    assert TESTED_ELSEWHERE.keys() <= sources().keys()
+
+
 FILES_PER_FOLDER = 14
 
 
