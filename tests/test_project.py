@@ -146,7 +146,7 @@ LAYERS: dict[str, set[str]] = {
     | {"thyme.loading", "thyme.loop", "thyme.management", "thyme.split", "thyme.supervisor"}
     | {"gredis"},
     "thyme.testing": BOTTOM | SERVING | {"thyme.supervisor"},
-    "thyme.run": BOTTOM | {"thyme.services", "thyme.supervisor"},
+    "thyme.run": BOTTOM | {"thyme.cli", "thyme.services", "thyme.supervisor"},
     "thyme.__main__": {"thyme.cli"},
     "thyme": {"thyme.config", "thyme.loop", "thyme.server", "thyme.split"},  # its public names
     "gredis": {"gredis.channels", "gredis.drivers"},  # its public names
@@ -271,6 +271,7 @@ def test_the_server_itself_does_not_import_asyncio():
 
 IMPORT_IN_FUNCTIONS = {
     "thyme.loading": "where the way of running an application is chosen",
+    "thyme.cli.main": "a program: what a plain server does not need is not loaded",
     "thyme.run": "a program: it asks for Redis or Postgres only if it is to use them",
     "thyme.testing": "a program: it patches its process before it imports the rest",
     "thyme.management.commands.runserver": "a program: Django imports every command",
@@ -280,7 +281,6 @@ IMPORT_IN_FUNCTIONS = {
     "gredis.drivers": "where the driver is chosen: that of the running loop",
     "gredis.channels.layer": "its figures are read on gevent only",
     "gredis.channels.encryption": "cryptography is optional",
-    "multichat.addresses": "embedded services are loaded only without an address of your own",
 }
 
 
@@ -292,7 +292,7 @@ def test_imports_inside_functions_have_a_reason(module):
 
 def test_each_exception_for_imports_inside_functions_is_needed():
     unused = {m for m in IMPORT_IN_FUNCTIONS if imports(m) == imports(m, in_functions=False)}
-    assert unused <= {"thyme"}
+    assert unused == set()
 
 
 def is_patching(node: ast.AST) -> bool:
@@ -307,6 +307,54 @@ def test_only_programs_patch_the_standard_library():
     }
     programs = {"thyme/__main__.py", "thyme/run.py", "manage.py"}
     assert {str(path.relative_to(ROOT)) for path in patching} <= programs
+
+
+@pytest.mark.parametrize("module", modules_of("thyme", "gredis"))
+def test_no_part_asks_a_bound_method_for_its_object_by_name(module):
+    """The parts meet at seams that have names: `Transport` and `Application`."""
+    constants = (node for node in ast.walk(tree(module)) if isinstance(node, ast.Constant))
+    assert "__self__" not in {node.value for node in constants}
+
+
+RIDDLES = re.compile(r"\s*(What|Who|Whom|Whoever|Whether|How|Somebody|Nobody)\b")
+"""A docstring states what a function does or returns, and names the actor."""
+
+
+def docstrings(module: str) -> Iterator[str]:
+    """Those of modules, classes and functions, and those below a name."""
+    for node in ast.walk(tree(module)):
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield value.value
+
+
+@pytest.mark.parametrize("module", modules_of(*PACKAGES))
+def test_docstrings_say_what_is_done_or_returned(module):
+    assert [text.splitlines()[0] for text in docstrings(module) if RIDDLES.match(text)] == []
+
+
+TESTED_ELSEWHERE: dict[str, str] = {}
+"""Modules without a test file of their own name, and the file that tests them."""
+
+
+def own_test(module: str) -> Path:
+    *folders, name = module.split(".")
+    return ROOT.joinpath("tests", *folders, f"test_{name.strip('_')}.py")
+
+
+def needs_tests(module: str) -> bool:
+    return sources()[module].name != "__init__.py"
+
+
+@pytest.mark.parametrize("module", list(filter(needs_tests, modules_of("thyme", "gredis"))))
+def test_each_module_has_a_test_file(module):
+    elsewhere = TESTED_ELSEWHERE.get(module)
+    assert (ROOT / elsewhere).exists() if elsewhere else own_test(module).exists()
+
+
+def test_no_module_that_has_a_test_file_is_listed_as_tested_elsewhere():
+    assert {name for name in TESTED_ELSEWHERE if own_test(name).exists()} == set()
+    assert TESTED_ELSEWHERE.keys() <= sources().keys()
 
 
 FILES_PER_FOLDER = 14
@@ -382,16 +430,3 @@ def test_make_says_what_is_missing_when_python_is_too_old(tmp_path):
     assert made.returncode != 0
     assert "older than 3.11" in made.stderr
     assert not (tmp_path / ".venv").exists()
-
-
-def test_the_readme_shows_the_gunicorn_configuration_that_is_tested():
-    from tests.thyme.loop.test_gunicorn import CONFIGURATION
-
-    assert f"```python\n{CONFIGURATION}```" in (ROOT / "README.md").read_text()
-
-
-def test_each_test_that_the_readme_names_exists():
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
-    texts = [path.read_text() for path in python_files(ROOT / "tests", "test_*.py")]
-    assert {name for name in named if not any(f"def {name}(" in text for text in texts)} == set()
-    assert named

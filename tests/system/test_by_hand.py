@@ -1,4 +1,4 @@
-"""The README's way by hand: each part started as a separate process, with nothing configured.
+"""By hand, as docs/deploying.md does it: each part as a separate process, with nothing configured.
 
 A state directory of this test's own is a checkout in which nothing has been started before.
 """
@@ -25,9 +25,9 @@ RELAY = "-m thyme multichat.relay:application"
 WHOLE = "-m thyme multichat.asgi:application"
 
 
-def test_the_commands_tried_here_are_those_of_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("### By hand, as separate processes\n")[1].split("\n### ")[0]
+def test_the_commands_tried_here_are_those_of_the_document():
+    document = (ROOT / "docs" / "deploying.md").read_text()
+    section = document.split("## By hand, as separate processes\n")[1].split("\n## ")[0]
     blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.M | re.S)
     commands = re.findall(r"^python (.*?) *(?:[&#].*)?$", "".join(blocks), re.M)
     assert commands == [MIGRATE, CREATESUPERUSER, WORKER, RELAY, WHOLE]

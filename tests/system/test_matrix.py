@@ -6,8 +6,8 @@
     Hypercorn ─┘
 
 Alice is on the cell's server and Bob on another one, so lines cross servers in every cell. The
-table in the README says which cells hold; `MATRIX=write pytest tests/system/test_matrix.py` puts
-there what this run has shown, and without it the last test compares.
+table in docs/deploying.md says which cells hold; `MATRIX=write pytest tests/system/test_matrix.py`
+puts there what this run has shown, and without it the last test compares.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SERVERS = {
 NEXT = dict(zip(SERVERS, [*list(SERVERS)[1:], "thyme"], strict=True))  # where Bob is
 WORKERS = {"gevent": (), "asyncio": ("--loop", "asyncio")}
 CARRIERS = ("Redis", "TCP")
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs" / "deploying.md"
 PLACE = re.compile(r"(<!-- matrix[^>]*-->\n).*?(<!-- end of matrix -->)", re.DOTALL)
 held: set[tuple[str, str, str]] = set()
 
@@ -137,15 +137,15 @@ def who_leaves_is_seen_to_leave(hers: Page, his: Page, room: int) -> None:
     assert hers.hear() == left(room, "bob")
 
 
-def test_the_readme_says_what_this_run_has_shown():
+def test_the_document_says_what_this_run_has_shown():
     cells = len(SERVERS) * len(WORKERS) * len(CARRIERS)
-    written = README.read_text()
+    written = DOCUMENT.read_text()
     if os.environ.get("MATRIX") == "write":
-        README.write_text(PLACE.sub(lambda found: found[1] + table() + found[2], written))
+        DOCUMENT.write_text(PLACE.sub(lambda found: found[1] + table() + found[2], written))
     elif len(held) < cells:
         pytest.skip(f"{len(held)} of {cells} cells were run")
     else:
-        assert table() in written, "the README is out of date: run with MATRIX=write"
+        assert table() in written, f"{DOCUMENT.name} is out of date: run with MATRIX=write"
 
 
 def table() -> str:
