@@ -110,7 +110,9 @@ class BlockingTransport:
 
 @runtime_checkable
 class Application(Protocol):
-    """What a server or a worker runs: `serve` once per connection, between `startup` and `close`.
+    """An application, as a server or a worker runs it: `serve` for each connection.
+
+    `startup` is called before the first and `close` after the last connection.
 
     A class that inherits from it need only define `serve`.
     """

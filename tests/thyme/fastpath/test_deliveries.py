@@ -6,12 +6,9 @@ from socket import socketpair
 
 import gevent
 import pytest
-from django.db.utils import ConnectionHandler
 from gevent.event import Event
 
-from thyme.fastpath import database
 from thyme.fastpath import deliveries as module
-from thyme.fastpath.database import close_old_connections, used_database
 from thyme.fastpath.deliveries import Deliveries
 from thyme.loop.shared import close_shared_loop
 
@@ -117,25 +114,3 @@ def test_what_becomes_due_in_a_call_is_called():
     deliveries, done = Deliveries(), Event()
     deliveries.add(lambda: deliveries.add(done.set))
     done.wait()
-
-
-@pytest.mark.parametrize(("seconds", "stays"), [(0, False), (60, True)])
-def test_a_greenlet_that_has_opened_a_connection_looks_after_it(
-    monkeypatch, tmp_path, django_db_blocker, seconds, stays
-):
-    engine = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "db"}
-    connections = ConnectionHandler({"default": engine | {"CONN_MAX_AGE": seconds}})
-    monkeypatch.setattr(database, "connections", connections)
-    database.mark_greenlets_that_connect()
-
-    def handle() -> list[bool]:
-        said = [used_database(gevent.getcurrent())]
-        connections["default"].ensure_connection()
-        said.append(used_database(gevent.getcurrent()))
-        close_old_connections()
-        said.append(connections["default"].connection is not None)
-        return [*said, used_database(gevent.getcurrent())]
-
-    with django_db_blocker.unblock():
-        assert gevent.spawn(handle).get() == [False, True, stays, stays]
-        connections.close_all()
