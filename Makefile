@@ -1,9 +1,9 @@
-# Every target makes or updates .venv with just what it needs; nothing else is to be done by hand.
+# Each target creates or updates .venv with the packages that it needs; no other step is required.
 #
-#   make chat ARGS="--port 0 --workers 2"     PYTHON=python3.12 chooses the interpreter
+#   make chat ARGS="--port 0 --workers 2"     PYTHON=python3.12 selects the interpreter
 #
-# pyproject.toml says what is needed; a stamp in .venv remembers what has been installed since it
-# was last changed.
+# The packages are listed in pyproject.toml. A stamp in .venv, newer than that file, means that the
+# packages of a target are installed.
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,17 +14,17 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 .PHONY: help chat test lab check bench profile notebooks book autobahn soak
 
-help:  ## show this
-	@echo "make chat    run the chat on http://127.0.0.1:8000 (ARGS=\"--port 0\" for another port)"
-	@echo "make lab     open the course in JupyterLab"
-	@echo "make test    run all tests, the notebooks included"
-	@echo "make bench   measure beside Daphne, Uvicorn, … (ARGS=\"--case echo --size 0.2\")"
-	@echo "make profile CASE=echo   a flame graph of a case of the benchmark"
-	@echo "make check   lint, formatting, types"
-	@echo "make book    the course as pages to read, in build/book"
-	@echo "make soak    minutes of chat while everything is killed at random (SECONDS=600 SEED=7)"
-	@echo "make autobahn  its fuzzing client against thyme (needs a Python 2.7; ARGS='\"9.*\"')"
-	@echo "make notebooks   execute the course anew and keep its outputs (CHAPTERS=00_tour.ipynb)"
+help:
+	@echo "make chat       run the chat on http://127.0.0.1:8000 (ARGS=\"--port 0\": any free port)"
+	@echo "make lab        open the course in JupyterLab"
+	@echo "make test       run all tests, including the notebooks"
+	@echo "make check      lint, check formatting and types"
+	@echo "make bench      compare with Uvicorn, Daphne, … (ARGS=\"--case echo --size 0.2\")"
+	@echo "make profile    write flame graphs of a case of the benchmark (CASE=echo)"
+	@echo "make soak       run the chat while processes are killed at random (SECONDS=600 SEED=7)"
+	@echo "make autobahn   run Autobahn's fuzzing client against thyme (needs Python 2.7; ARGS='\"9.*\"')"
+	@echo "make notebooks  execute the notebooks and store their outputs (CHAPTERS=00_tour.ipynb)"
+	@echo "make book       build the course as HTML pages in build/book"
 
 chat: .venv/.has-chat
 	@exec $(BIN)/python thyme/run.py $(ARGS)
@@ -32,7 +32,7 @@ chat: .venv/.has-chat
 lab: .venv/.has-lab
 	@exec $(BIN)/jupyter lab $(ARGS) notebooks/
 
-# How pytest and nbval are called is in pyproject.toml; both run even when the first fails.
+# The options of pytest and nbval are in pyproject.toml. The notebooks run even if the tests fail.
 test: .venv/.has-test
 	@$(BIN)/pytest $(ARGS); first=$$?; $(BIN)/pytest --nbval notebooks/ && exit $$first
 
@@ -53,7 +53,7 @@ check: .venv/.has-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The peers have an environment of their own: channels_redis needs an older redis.
+# The servers to compare with are in a separate environment: channels_redis needs an older redis.
 bench: .venv/.has-bench .venv-peers/.has-peers
 	@$(BIN)/python -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
 
@@ -61,7 +61,7 @@ profile: .venv/.has-bench
 	@$(BIN)/python -m bench.profile $(CASE) $(ARGS)
 
 .venv-peers/.has-peers: bench/peers.txt
-	@echo "Installing the peers …"
+	@echo "Installing the servers to compare with …"
 	@$(PYTHON) -m venv .venv-peers
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers.txt
 	@touch $@
@@ -73,7 +73,7 @@ profile: .venv/.has-bench
 .venv/.has-bench: EXTRAS = [bench]
 
 .venv/.has-%: pyproject.toml | .venv/bin/python
-	@echo "Installing what \"make $*\" needs …"
+	@echo "Installing the packages for \"make $*\" …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(EXTRAS)"
 	@touch $@
 
@@ -81,4 +81,4 @@ profile: .venv/.has-bench
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON) is missing or older than 3.11; try: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
-	  echo "$(PYTHON) cannot make an environment; on Debian: apt install python3-venv" >&2; exit 1; }
+	  echo "$(PYTHON) cannot create a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }

@@ -1,7 +1,7 @@
 """`python -m bench`: run the cases, print a table for each, write a JSON file and plots.
 
-Repetitions are interleaved: every server once, then every server again. The median is kept. Each
-case has its share of `--minutes`; when that is used up, its further repetitions are left out.
+Repetitions are interleaved: every server once, then every server again, and the median is kept.
+Each case has its share of `--minutes`; when that is used up, its other repetitions are skipped.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Figures = dict[str, float]
 
 
 def main() -> int:
-    """Run what was asked for; 0 unless nothing could be measured."""
+    """Run the selected cases; return 0, or 2 if there is no such case."""
     options = _options()
     cases = [case for case in CASES if not options.case or case.name in options.case]
     send_to_groups = not options.case or layers.NAME in options.case
     if not (cases or send_to_groups):
         names = [*(case.name for case in CASES), layers.NAME]
-        print(f"no such case; there are: {', '.join(names)}", file=sys.stderr)
+        print(f"no such case; choose from: {', '.join(names)}", file=sys.stderr)
         return 2
     base = json.loads(Path(options.base).read_text()) if options.base else None
     results: dict[str, dict[str, Figures]] = {}
@@ -61,8 +61,8 @@ def main() -> int:
         plot(case, results[case.name], options.output)
     overview(cases, results, options.output)
     print(
-        f"Written to {options.output}/: results.json, tables.md, and plots (PNG, SVG): "
-        "one for each case, and an overview of all"
+        f"Wrote results.json, tables.md and plots (PNG, SVG; one for each case and an overview) to "
+        f"{options.output}/"
     )
     return 0
 
@@ -70,13 +70,27 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     add = parser.add_argument
-    add("--case", action="append", help="only this case (may be repeated)")
-    add("--server", action="append", help="only servers whose name begins so (may be repeated)")
-    add("--repetitions", type=int, default=3, help="of each server in each case (3)")
-    add("--size", type=float, default=1.0, help="of each case: 0.1 for a quick look (1)")
-    add("--minutes", type=float, default=40.0, help="after which repetitions are left out (40)")
-    add("--base", help="a results.json to compare with")
-    add("--output", type=Path, default=Path("bench/out"), help="folder for the results")
+    add("--case", action="append", help="run only this case (repeatable)")
+    add(
+        "--server",
+        action="append",
+        help="run only servers with this prefix (repeatable)",
+    )
+    add("--repetitions", type=int, default=3, help="repetitions of each case (default: 3)")
+    add("--size", type=float, default=1.0, help="amount of work: 0.1 for a quick look (default: 1)")
+    add(
+        "--minutes",
+        type=float,
+        default=40.0,
+        help="skip repetitions after this (default: 40)",
+    )
+    add("--base", help="results.json to compare with")
+    add(
+        "--output",
+        type=Path,
+        default=Path("bench/out"),
+        help="folder for the results (default: %(default)s)",
+    )
     return parser.parse_args()
 
 
@@ -116,7 +130,7 @@ def _measure(
 
 
 def start_services() -> dict[str, str]:
-    """Redis and Postgres for all servers: those of the environment, else the embedded ones."""
+    """Return the environment with Redis and PostgreSQL, configured or embedded."""
     from multichat.addresses import database_url, redis_url
 
     os.environ.setdefault("THYME_STATE", tempfile.gettempdir() + "/thyme-bench")
@@ -128,7 +142,7 @@ def start_services() -> dict[str, str]:
 
 
 def _allow_many_sockets() -> None:
-    """2,000 sockets here and as many in a server: the usual soft limit is 1,024."""
+    """Raise the soft limit, usually 1,024: the generator and the server have 2,000 sockets each."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
 

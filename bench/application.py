@@ -1,4 +1,4 @@
-"""The application that all servers run: small pages and small consumers, as people write them."""
+"""The application that all servers run: ordinary small pages and consumers."""
 
 import os
 
@@ -38,7 +38,7 @@ class AsyncEcho(AsyncWebsocketConsumer):
 
 
 class Room(WebsocketConsumer):
-    """What one says, all in the room hear, the speaker included."""
+    """Sends each message to all members of the room, the sender included."""
 
     def connect(self):
         self.room = self.scope["url_route"]["kwargs"]["room"]
@@ -57,7 +57,7 @@ class Room(WebsocketConsumer):
 
 
 class Wait(WebsocketConsumer):
-    """Answers after 50 ms of Postgres."""
+    """Answers after a query of 50 ms."""
 
     def receive(self, text_data=None, bytes_data=None):
         with connection.cursor() as cursor:

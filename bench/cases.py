@@ -1,4 +1,4 @@
-"""The cases: what is done to which servers, and in which unit the work is counted."""
+"""The cases: the work, the servers that do it, and the unit in which it is counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.servers import NULL, Running, Server
 
 @dataclass(frozen=True)
 class Case:
-    """A case: the servers that take part, the unit of `per_cpu_second`, and what is done."""
+    """A case: the servers, the unit of `per_cpu_second`, and the function that does the work."""
 
     name: str
     title: str
@@ -52,7 +52,7 @@ CASES = [
     Case("room-100", "A room of 100", "delivered", ROOMS, rooms(1, 100, 40)),
     Case("room-500", "A room of 500", "delivered", ROOMS, rooms(1, 500, 10)),
     Case("rooms-10", "Fifty rooms of 10", "delivered", ROOMS, rooms(50, 10, 8)),
-    Case("burst", "1,000 lines at once to a room of 100", "delivered", ROOMS,
+    Case("burst", "1,000 messages at once to a room of 100", "delivered", ROOMS,
          burst(100, 1000), "per_second"),
     Case("wait-50", "50 ms of Postgres, 50 users (ideal: 1,000/s)", "messages", CONSUMERS,
          echo("wait", 50, 20), "per_second"),
@@ -71,9 +71,9 @@ CASES = [
          "sockets", servers.NO_LAYER, memory("async-echo", 2000), "kib_per_socket"),
     Case("raw-memory", "Memory per idle socket, without Django, 500 sockets", "sockets",
          servers.RAW, memory("", 500), "kib_per_socket"),
-    Case("flood", "64 KiB texts for one who does not read, 4 s; echoes of ten others", "echoes",
-         servers.RAW, flood(4), "grown_mib"),
-    Case("start", "From the start to the first answer", "starts", PAGES, first_answer,
+    Case("flood", "64 KiB messages to a client that does not read, 4 s; echoes of ten others",
+         "echoes", servers.RAW, flood(4), "grown_mib"),
+    Case("start", "Time from start to first response", "starts", PAGES, first_answer,
          "first_answer_s"),
 ]  # fmt: skip
 LESS_IS_BETTER = {"calls", "grown_mib", "kib_per_socket", "first_answer_s"}

@@ -1,6 +1,6 @@
-"""The load: one process with an epoll loop, raw sockets and frames made beforehand.
+"""The load generator: one process with an epoll loop, raw sockets and prepared frames.
 
-It must cost little, or it would measure itself: per message one `send`, one `recv`, a comparison.
+It must be cheap, or it would measure itself: one `send`, one `recv` and one comparison per message.
 Each function takes connections and does a fixed amount of work; the caller reads the clocks.
 """
 
@@ -17,34 +17,34 @@ HANDSHAKE = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 TEXT = b"hello, how are you?"
-"""What is said in all cases."""
+"""The message of all cases."""
 
 SECONDS = 60.0
-"""After which a case is given up: a peer that loses messages must not stop the run."""
+"""After which a case is aborted: a server that loses messages must not block the run."""
 
 ENOUGH_SECONDS = 12.0
-"""After which nobody asks again: what has been answered by then is what is counted."""
+"""After which no further requests are sent; those answered by then are counted."""
 
 
 class GaveUp(Exception):
-    """The server did not answer in time, or not with what was expected."""
+    """The server did not answer in time, or not as expected."""
 
 
 def masked(text: bytes) -> bytes:
-    """A masked text frame of less than 126 bytes, as browsers send (RFC 6455 5.2, 5.3)."""
+    """Return `text`, of less than 126 bytes, as a masked frame (RFC 6455 5.2, 5.3)."""
     mask = os.urandom(4)
     body = bytes(byte ^ mask[index % 4] for index, byte in enumerate(text))
     return bytes([0x81, 0x80 | len(text)]) + mask + body
 
 
 def unmasked(text: bytes) -> bytes:
-    """The same as servers send it."""
+    """Return `text` as a frame of a server."""
     return bytes([0x81, len(text)]) + text
 
 
 @dataclass(slots=True)
 class Peer:
-    """One connection: what it waits for, and how much of that has come."""
+    """One connection, with the bytes that it waits for and the requests that are left."""
 
     socket: socket.socket
     missing: int = 0
@@ -54,14 +54,14 @@ class Peer:
 
 
 def connect(port: int) -> socket.socket:
-    """A connected TCP socket."""
+    """Return a connected TCP socket."""
     connected = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connected
 
 
 def websockets(port: int, paths: list[str]) -> list[Peer]:
-    """An open WebSocket for each path."""
+    """Open a WebSocket for each path."""
     peers = []
     for path in paths:
         opened = connect(port)
@@ -78,7 +78,7 @@ def websockets(port: int, paths: list[str]) -> list[Peer]:
 
 
 def close(peers: list[Peer]) -> None:
-    """Close all, politely (RFC 6455 5.5.1: a close frame with code 1000)."""
+    """Close all with a close frame, code 1000 (RFC 6455 5.5.1)."""
     for peer in peers:
         try:
             peer.socket.sendall(b"\x88\x82\0\0\0\0\x03\xe8")
@@ -88,9 +88,9 @@ def close(peers: list[Peer]) -> None:
 
 
 def ping_pong(peers: list[Peer], request: bytes, reply_bytes: int, each: int) -> list[float]:
-    """Each peer sends `request` and waits for `reply_bytes`, `each` times; latencies in seconds.
+    """Let each peer send `request` and wait for `reply_bytes`, `each` times.
 
-    After `ENOUGH_SECONDS` nobody asks again.
+    Returns the latencies in seconds. No requests are sent after `ENOUGH_SECONDS`.
     """
     until = time.perf_counter() + ENOUGH_SECONDS
     with selectors.DefaultSelector() as selector:
@@ -104,7 +104,7 @@ def ping_pong(peers: list[Peer], request: bytes, reply_bytes: int, each: int) ->
         while busy:
             ready = selector.select(SECONDS)
             if not ready:
-                raise GaveUp(f"{busy} of {len(peers)} peers have waited {SECONDS} s for an answer")
+                raise GaveUp(f"{busy} of {len(peers)} peers had no answer for {SECONDS} s")
             for key, _ in ready:
                 peer = key.data
                 data = peer.socket.recv(65536)
@@ -125,9 +125,9 @@ def ping_pong(peers: list[Peer], request: bytes, reply_bytes: int, each: int) ->
 
 
 def receive_all(peers: list[Peer], expected_bytes: int, seconds: float = SECONDS) -> int:
-    """Read from all peers until each has `expected_bytes`, or nothing comes for `seconds`.
+    """Read until all peers have `expected_bytes`, or nothing arrives for `seconds`.
 
-    The bytes that have not come.
+    Returns the number of missing bytes.
     """
     with selectors.DefaultSelector() as selector:
         for peer in peers:

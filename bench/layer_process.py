@@ -1,13 +1,14 @@
-"""One process of the channel layers' comparison, in the environment of its layer.
+"""One process of the comparison of channel layers, in the environment of its layer.
 
-Arguments: the layer ("gredis", "core" or "pubsub"), Redis's URL, members. It speaks lines:
+Arguments: the layer ("gredis", "core" or "pubsub"), the URL of Redis, the number of members. It
+reads commands and writes answers, one per line:
 
-    ready                     the members are in the group
+                 ► ready      the members have joined the group
     send TEXT    ► sent       a group_send from this process
-    (nothing)    ► heard      each time that all its members have received one more message
-    cpu          ► SECONDS    its CPU so far
+                 ► received   whenever all its members have received another message
+    cpu          ► SECONDS    CPU time used so far
 
-Members receive as consumers do: each has a task that awaits `receive`, again and again.
+As with consumers, each member has a task that awaits `receive` in a loop.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ CAPACITY = 1000
 
 
 def layer(name: str, url: str) -> Any:
-    """The layer, as settings would make it."""
+    """Return the channel layer, as Channels would create it from settings."""
     if name == "gredis":
         from gredis import GredisChannelLayer
 
@@ -37,7 +38,8 @@ def layer(name: str, url: str) -> Any:
     return RedisPubSubChannelLayer(hosts=[url])
 
 
-def say(text: object) -> None:
+def answer(text: object) -> None:
+    """Write one line."""
     print(text, flush=True)
 
 
@@ -47,7 +49,7 @@ class Members:
     def __init__(self, layer: Any, number: int) -> None:
         self.layer = layer
         self.number = number
-        self.heard = 0
+        self.received = 0
         self.tasks: list[asyncio.Task[None]] = []
 
     async def join(self) -> None:
@@ -59,29 +61,29 @@ class Members:
     async def _listen(self, channel: str) -> None:
         while True:
             await self.layer.receive(channel)
-            self.heard += 1
-            if self.heard % self.number == 0:
-                say("heard")
+            self.received += 1
+            if self.received % self.number == 0:
+                answer("received")
 
 
 async def main(name: str, url: str, number: str) -> None:
     channels = layer(name, url)
     await Members(channels, int(number)).join()
-    loop, orders = asyncio.get_running_loop(), asyncio.Queue[str]()
+    loop, commands = asyncio.get_running_loop(), asyncio.Queue[str]()
 
     def read() -> None:
         for line in sys.stdin:
-            loop.call_soon_threadsafe(orders.put_nowait, line)
+            loop.call_soon_threadsafe(commands.put_nowait, line)
 
     threading.Thread(target=read, daemon=True).start()
-    say("ready")
+    answer("ready")
     while True:
-        order, _, text = (await orders.get()).rstrip("\n").partition(" ")
-        if order == "send":
+        command, _, text = (await commands.get()).rstrip("\n").partition(" ")
+        if command == "send":
             await channels.group_send(GROUP, {"type": "line", "text": text})
-            say("sent")
+            answer("sent")
         else:
-            say(time.process_time())
+            answer(time.process_time())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""`group_send` alone, without servers: gredis beside channels_redis, core and pubsub.
+"""`group_send` alone, without servers: gredis compared with channels_redis, core and pubsub.
 
-How do Redis commands, bytes through Redis and CPU of a message for a group grow with its members
-and with the processes that they live in? All layers run on stock asyncio, one process sends, the
-others (or the same, when it is the only one) have the members; each message is sent when all have
-received the one before, so that nothing is dropped. Redis's CPU is not counted; its commands are.
+Measures how the Redis commands, the bytes through Redis and the CPU time of a group message grow
+with the members and with the processes that have them. All layers run on asyncio's own loop. One
+process sends; the others (or the same one, if it is the only one) have the members. A message is
+sent when all members have received the one before, so nothing is dropped. The CPU time of Redis is
+not counted; its commands are.
 
 `layer_process.py` is one of the processes. Read next: `report.py`.
 """
@@ -38,10 +39,10 @@ COLOURS = {"gredis": "#1b6e53", "core": "#b5651d", "pubsub": "#6d7f9c"}
 
 TEXT = "x" * 100
 DELIVERIES = 20_000
-"""About so many of each point are measured, but at least `SENDS` messages."""
+"""Deliveries per point, approximately; at least `SENDS` messages are sent."""
 SENDS = 5
 POINT_SECONDS = 40
-"""A point that takes longer is left out."""
+"""A point that takes longer is skipped."""
 
 GROWING_MEMBERS = [(members, 4) for members in (10, 100, 500, 1_000, 10_000)]
 GROWING_PROCESSES = [(1_000, processes) for processes in (1, 2, 4, 8)]
@@ -51,8 +52,8 @@ POINTS = list(dict.fromkeys([*GROWING_MEMBERS, *GROWING_PROCESSES, *ROOMS, (10_0
 
 @dataclass(frozen=True)
 class Point:
-    """What one `group_send` costs: Redis commands, bytes through Redis, ms of the sender's CPU, and
-    messages delivered per CPU second of all our processes."""
+    """The cost of one `group_send`: Redis commands, kB through Redis, ms of the sender's CPU time,
+    and deliveries per CPU second of all our processes."""
 
     commands: float
     kilobytes: float
@@ -61,7 +62,7 @@ class Point:
 
 
 class Process:
-    """A `layer_process.py`."""
+    """One `layer_process.py`."""
 
     def __init__(self, layer: str, url: str, members: int) -> None:
         program = str(Path(__file__).with_name("layer_process.py"))
@@ -75,22 +76,22 @@ class Process:
         assert self.popen.stdout is not None
         said = self.popen.stdout.readline()
         if not said:
-            raise RuntimeError("a process of the comparison has ended")
+            raise RuntimeError("a process of the comparison has exited")
         return said.rstrip()
 
-    def order(self, text: str) -> None:
+    def command(self, text: str) -> None:
         assert self.popen.stdin is not None
         self.popen.stdin.write(f"{text}\n")
         self.popen.stdin.flush()
 
     def cpu(self) -> float:
-        self.order("cpu")
+        self.command("cpu")
         return float(self.line())
 
 
 @contextmanager
 def group(layer: str, url: str, members: int, processes: int) -> Iterator[list[Process]]:
-    """A sender without members, unless there is but one process, and the members' processes."""
+    """Start the sender, and the processes of the members; a single process is both."""
     shares = [members // processes + (place < members % processes) for place in range(processes)]
     started = [Process(layer, url, share) for share in (shares if processes == 1 else [0, *shares])]
     limit = threading.Timer(POINT_SECONDS, lambda: [each.popen.kill() for each in started])
@@ -107,42 +108,42 @@ def group(layer: str, url: str, members: int, processes: int) -> Iterator[list[P
 
 
 def send(started: list[Process]) -> None:
-    """One message, until all have it."""
+    """Send one message; return when all members have received it."""
     sender, others = started[0], started[1:]
-    sender.order(f"send {TEXT}")
+    sender.command(f"send {TEXT}")
     said = {sender.line()} | ({sender.line()} if not others else set())
-    assert said <= {"sent", "heard"}
+    assert said <= {"sent", "received"}
     for each in others:
-        assert each.line() == "heard"
+        assert each.line() == "received"
 
 
 def measure(layer: str, members: int, processes: int) -> Point:
-    """One point, on a Redis of its own."""
-    with own_redis() as url, redis.Redis.from_url(url) as looking_in:
+    """Measure one point, on its own Redis."""
+    with own_redis() as url, redis.Redis.from_url(url) as observer:
         with group(layer, url, members, processes) as started:
             send(started)
-            commands = _commands(looking_in, lambda: send(started))
+            commands = _commands(observer, lambda: send(started))
             sends = max(SENDS, DELIVERIES // members)
-            cpu, empty = [each.cpu() for each in started], _bytes(looking_in, lambda: None)
-            size = _bytes(looking_in, lambda: [send(started) for _ in range(sends)]) - empty
+            cpu, empty = [each.cpu() for each in started], _bytes(observer, lambda: None)
+            size = _bytes(observer, lambda: [send(started) for _ in range(sends)]) - empty
             used = [each.cpu() - before for each, before in zip(started, cpu, strict=True)]
     return Point(commands, size / sends / 1000, used[0] / sends * 1000, sends * members / sum(used))
 
 
-def _bytes(looking_in: redis.Redis, act: Callable[[], object]) -> int:
-    """Bytes into Redis and out of it."""
-    looking_in.config_resetstat()
+def _bytes(observer: redis.Redis, act: Callable[[], object]) -> int:
+    """Return the bytes into and out of Redis during `act`."""
+    observer.config_resetstat()
     act()
-    stats = looking_in.info("stats")
+    stats = observer.info("stats")
     return int(stats["total_net_input_bytes"] + stats["total_net_output_bytes"])
 
 
-def _commands(looking_in: redis.Redis, act: Callable[[], object]) -> int:
-    """Commands that come to Redis; a script counts as one."""
-    with looking_in.monitor() as monitor:
-        looking_in.echo("begin")
+def _commands(observer: redis.Redis, act: Callable[[], object]) -> int:
+    """Return the number of commands to Redis during `act`; a script counts as one."""
+    with observer.monitor() as monitor:
+        observer.echo("begin")
         act()
-        looking_in.echo("end")
+        observer.echo("end")
         count = 0
         for command in monitor.listen():
             if command["command"] == "ECHO begin":
@@ -151,22 +152,22 @@ def _commands(looking_in: redis.Redis, act: Callable[[], object]) -> int:
                 return count
             else:
                 count += command["client_type"] != "lua"
-    raise AssertionError("MONITOR has ended")
+    raise AssertionError("MONITOR ended early")
 
 
 @contextmanager
 def own_redis() -> Iterator[str]:
-    """The URL of a Valkey that only this is measured on."""
+    """Start a Valkey for one measurement; give its URL."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "redis.sock"
+        path = Path(folder) / "redis.sock"
         server = subprocess.Popen(
-            [get_binary_path(), "--port", "0", "--unixsocket", str(place), "--save", ""],
+            [get_binary_path(), "--port", "0", "--unixsocket", str(path), "--save", ""],
             cwd=folder, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            while not place.exists():
+            while not path.exists():
                 time.sleep(0.01)
-            yield f"unix://{place}"
+            yield f"unix://{path}"
         finally:
             server.kill()
             server.wait()
@@ -176,9 +177,9 @@ Results = dict[str, dict[str, dict[str, float]]]
 
 
 def run(folder: Path) -> Results:
-    """Measure all points of all layers once, print a table and leave a plot in `folder`.
+    """Measure all points of all layers once, print a table, and write a plot to `folder`.
 
-    What takes too long is left out. The figures of a point lie so far apart that the noise of one
+    Points that take too long are skipped. The layers differ so much that the noise of a single
     measurement does not matter.
     """
     found: Results = {name: {} for name in LAYERS}
@@ -199,7 +200,7 @@ def run(folder: Path) -> Results:
 
 
 def table(results: Results) -> str:
-    """The points as a table in Markdown."""
+    """Return the points as a Markdown table."""
     head = ["members in processes", "layer", "Redis commands", "kB through Redis",
             "sender's CPU ms", "delivered / CPU s", "gredis is"]  # fmt: skip
     rows = [head, ["---"] * len(head)]
@@ -220,7 +221,7 @@ def table(results: Results) -> str:
 
 
 def plot(results: Results, folder: Path) -> None:
-    """Commands, bytes and deliveries as members and processes grow; PNG and SVG."""
+    """Plot commands, bytes and deliveries by members and processes (PNG and SVG)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -251,7 +252,7 @@ def plot(results: Results, folder: Path) -> None:
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
     all_axes[0][0].legend(frameon=False)
-    figure.suptitle("What one group_send of 100 bytes costs")
+    figure.suptitle("Cost of one group_send of 100 bytes")
     figure.savefig(folder / "group_send.png", dpi=120)
     figure.savefig(folder / "group_send.svg", metadata={"Date": None})
     plt.close(figure)

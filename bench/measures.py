@@ -1,7 +1,7 @@
-"""What is done to a server in each case, and what is read before and after.
+"""The work of each case, and the measurements before and after it.
 
-A function here gives a function of a running server and a size (1: as published) that does the work
-and returns a `Result`. Which servers take part is said in `cases.py`.
+Each function returns a function of a running server and a size (1: as published) that does the work
+and returns a `Result`. The servers of each case are listed in `cases.py`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from bench.servers import Running
 
 IDLE_SECONDS = 10
 ATTACH_SECONDS = 1
-"""For strace to attach: that interrupts what a process waits in, which is then called again."""
+"""For strace to attach, which interrupts a waiting process and makes it repeat its call."""
 SETTLE_SECONDS = 12
-"""Until the threads of a server's start have ended (gevent's look-ups: 10 s)."""
+"""Until threads from the start of a server have ended (gevent's resolver: 10 s)."""
 
 
 @dataclass
 class Result:
-    """One measurement: units of work, what they cost the server, and how they were felt."""
+    """One measurement: units of work, CPU time of server and generator, and latencies."""
 
     units: float
     cpu_seconds: float
@@ -46,7 +46,7 @@ class Result:
     notes: dict[str, float] = field(default_factory=dict)
 
     def figures(self) -> dict[str, float]:
-        """The figures that are kept: rates per CPU second and per second, latencies in ms."""
+        """Return the figures to keep: rates per CPU second and per second, latencies in ms."""
         figures = {
             "per_cpu_second": self.units / self.cpu_seconds if self.cpu_seconds else 0.0,
             "per_second": self.units / self.seconds,
@@ -61,7 +61,7 @@ class Result:
 
 
 class Clocks:
-    """Reads the server's CPU, our own and the wall, before and after."""
+    """Measures the server's CPU time, our own, and wall time, from its creation to `result`."""
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -71,13 +71,13 @@ class Clocks:
         return self.running.cpu(), time.process_time(), time.perf_counter()
 
     def result(self, units: float, latencies: list[float], **notes: float) -> Result:
-        """What has been used since."""
+        """Return what has been used since the clocks were created."""
         cpu, own, wall = self._read()
         return Result(units, cpu - self.cpu, wall - self.wall, own - self.own, latencies, notes)
 
 
 def pages(path: str, connections: int, each: int) -> Callable[[Running, float], Result]:
-    """`connections` keep-alive connections that fetch a page, one after the other."""
+    """Fetch a page repeatedly on each of `connections` keep-alive connections."""
 
     def run(running: Running, size: float) -> Result:
         request = f"GET /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
@@ -97,7 +97,7 @@ def pages(path: str, connections: int, each: int) -> Callable[[Running, float], 
 
 
 def echo(path: str, connections: int, each: int) -> Callable[[Running, float], Result]:
-    """`connections` WebSockets that send a text and wait for it to come back."""
+    """Send a text on each of `connections` WebSockets, and wait for the echo, repeatedly."""
 
     def run(running: Running, size: float) -> Result:
         peers = websockets(running.port, [path] * connections)
@@ -113,26 +113,26 @@ def echo(path: str, connections: int, each: int) -> Callable[[Running, float], R
 
 
 def rooms(number: int, members: int, lines: int) -> Callable[[Running, float], Result]:
-    """In each of `number` rooms one member speaks, a line after the other, when all have heard."""
+    """Send from one member in each of `number` rooms, again when all have received the last."""
 
     def run(running: Running, size: float) -> Result:
         paths = [f"room/r{room}" for room in range(number) for _ in range(members)]
         peers = websockets(running.port, paths)
-        frame, heard = masked(TEXT), len(unmasked(TEXT))
+        frame, received = masked(TEXT), len(unmasked(TEXT))
 
-        def speak() -> float:
-            for speaker in peers[::members]:
-                speaker.socket.send(frame)
-            return float(receive_all(peers, heard, seconds=5))
+        def send_round() -> float:
+            for sender in peers[::members]:
+                sender.socket.send(frame)
+            return float(receive_all(peers, received, seconds=5))
 
-        lost = speak() + speak()  # warm
+        lost = send_round() + send_round()  # warm
         latencies, clocks, rounds = [], Clocks(running), max(2, int(lines * size))
         while len(latencies) < rounds and sum(latencies) < ENOUGH_SECONDS:
             since = time.perf_counter()
-            lost += speak()
+            lost += send_round()
             latencies.append(time.perf_counter() - since)
         delivered = len(latencies) * len(peers)
-        result = clocks.result(delivered, latencies, lost=lost / heard)
+        result = clocks.result(delivered, latencies, lost=lost / received)
         close(peers)
         return result
 
@@ -140,16 +140,16 @@ def rooms(number: int, members: int, lines: int) -> Callable[[Running, float], R
 
 
 def burst(members: int, lines: int) -> Callable[[Running, float], Result]:
-    """One member of a room says many lines at once; how long until all have heard all?"""
+    """Send many messages at once from one member of a room; wait until all have received them."""
 
     def run(running: Running, size: float) -> Result:
         peers = websockets(running.port, ["room/burst"] * members)
-        said, heard = max(10, int(lines * size)), len(unmasked(TEXT))
+        count, received = max(10, int(lines * size)), len(unmasked(TEXT))
         clocks = Clocks(running)
         peers[0].socket.setblocking(True)
-        peers[0].socket.sendall(masked(TEXT) * said)
-        lost = receive_all(peers, heard * said, seconds=5) / heard
-        result = clocks.result(said * members - lost, [], lost=lost)
+        peers[0].socket.sendall(masked(TEXT) * count)
+        lost = receive_all(peers, received * count, seconds=5) / received
+        result = clocks.result(count * members - lost, [], lost=lost)
         close(peers)
         return result
 
@@ -157,7 +157,7 @@ def burst(members: int, lines: int) -> Callable[[Running, float], Result]:
 
 
 def idle_calls(sockets: int) -> Callable[[Running, float], Result]:
-    """System calls of a server, in ten seconds, with open WebSockets and nothing to do."""
+    """Count the system calls of a server in ten seconds, with open but idle WebSockets."""
 
     def run(running: Running, size: float) -> Result:
         peers = websockets(running.port, ["room/idle"] * sockets)
@@ -178,19 +178,19 @@ def idle_calls(sockets: int) -> Callable[[Running, float], Result]:
 
 
 def calls_after(moment: float, trace: str) -> int:
-    """How many system calls of `strace -ttt` began later than `moment`, in seconds."""
+    """Return the number of system calls in a trace of `strace -ttt` after time `moment`."""
     begins = re.findall(r"^(?:\[pid +\d+\] )?(\d+\.\d+) \w+\(", trace, re.MULTILINE)
     return sum(float(begin) > moment for begin in begins)
 
 
 def first_answer(running: Running, size: float) -> Result:
-    """From the start of the server's processes to its first answer, seconds; and its CPU."""
+    """Measure the time from the start of the server to its first response, and its CPU time."""
     seconds = running.first_answer_seconds
     return Result(1, running.cpu(), seconds, notes={"first_answer_s": seconds})
 
 
 def flood(seconds: float) -> Callable[[Running, float], Result]:
-    """One peer that reads nothing of an endless talk: the server's memory, and others' echoes."""
+    """Send endlessly to one peer that does not read; measure memory, and the echoes of others."""
 
     def run(running: Running, size: float) -> Result:
         request, reply_bytes = masked(TEXT), len(unmasked(TEXT))
@@ -211,7 +211,7 @@ def flood(seconds: float) -> Callable[[Running, float], Result]:
 
 
 def memory(path: str, sockets: int) -> Callable[[Running, float], Result]:
-    """Memory of a server's own per idle WebSocket, KiB."""
+    """Measure the server's own memory per idle WebSocket, in KiB."""
 
     def run(running: Running, size: float) -> Result:
         first = websockets(running.port, [path] * 20)

@@ -1,8 +1,8 @@
-"""The null server: it answers what the benchmark expects, and does nothing else.
+"""The null server: it sends the answers that the benchmark expects, and does nothing else.
 
-One epoll loop, answers made beforehand, frames counted by their length and never read. What it
-reaches is what the generator, the kernel and (in the cases "wait") Postgres allow on this machine;
-a server that comes near it is limited by them.
+It has one epoll loop and prepared answers, and counts frames by their length without parsing them.
+Its results are the limits of the generator, the kernel and (in the cases "wait") PostgreSQL on this
+machine; a server with similar results is limited by them.
 
     python -m bench.null PORT
 """
@@ -25,17 +25,17 @@ SWITCH = (
 FRAME_BYTES = len(masked(TEXT))
 ANSWER = unmasked(TEXT)
 POOL = 100
-"""Connections to Postgres, as many as the application's pool has."""
+"""Connections to PostgreSQL, as many as in the application's pool."""
 
 
 class Null:
-    """All that it knows: which socket speaks of what, and who is in which room."""
+    """The server's state: a callback for each socket, and the members of each room."""
 
     def __init__(self, port: int) -> None:
         self.selector = selectors.DefaultSelector()
         self.rooms: dict[bytes, list[socket.socket]] = defaultdict(list)
         self.unsent: dict[socket.socket, bytes] = {}
-        self.idle: list = []  # connections to Postgres
+        self.idle: list = []  # connections to PostgreSQL
         listener = socket.create_server(("127.0.0.1", port), backlog=2048)
         self.selector.register(listener, selectors.EVENT_READ, lambda: self.accept(listener))
 
@@ -70,7 +70,7 @@ class Null:
         return data
 
     def first(self, connected: socket.socket) -> None:
-        """What a connection is for, its first request says."""
+        """Choose what to do on a connection by its first request."""
         head = self.read(connected)
         if b"Upgrade" not in head:
             if head:
@@ -97,7 +97,7 @@ class Null:
             member.sendall(line)
 
     def wait(self, connected: socket.socket) -> None:
-        """50 ms of Postgres, by psycopg2 alone: its asynchronous connections on this loop."""
+        """Run a query of 50 ms with psycopg2's asynchronous connections on this loop."""
         if not self.read(connected):
             return
         if not self.idle:

@@ -1,6 +1,6 @@
-"""The smallest applications there are, without Django: what the servers themselves cost.
+"""Minimal applications without Django, to measure the servers themselves.
 
-At /flood they talk without end, 64 KiB at a time, to whoever may not listen.
+At /flood they send endlessly, 64 KiB at a time.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ async def asgi(scope, receive, send):
         await send({"type": "websocket.accept"})
         while scope["path"] == "/flood":
             await send({"type": "websocket.send", "text": LONG})
-            await asyncio.sleep(0)  # or Daphne does nothing else any more
+            await asyncio.sleep(0)  # without this, Daphne does nothing else
         while (event := await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": event["text"]})
         return

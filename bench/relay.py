@@ -1,4 +1,4 @@
-"""The relay of the split: the server's half."""
+"""The application of a server whose connections are served by workers."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The results as people read them: a table with ratios, and a plot for each case."""
+"""The results for readers: a table with ratios and a plot for each case, and an overview."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Figures = dict[str, float]
 
 
 def ratio_to_best_peer(case: Case, results: dict[str, Figures], name: str) -> float | None:
-    """How many times better than the best of the peers; None when there is none to compare with."""
+    """Return the ratio to the best other server, above 1 if better; None if there is none."""
     peers = [figures[case.better] for peer, figures in results.items() if is_peer(peer)]
     mine = results[name][case.better]
     if not peers or not mine:
@@ -21,7 +21,7 @@ def ratio_to_best_peer(case: Case, results: dict[str, Figures], name: str) -> fl
 
 
 def table(case: Case, results: dict[str, Figures], base: Any = None) -> str:
-    """The case as a table in Markdown."""
+    """Return the results of a case as a Markdown table."""
     extras = sorted(
         {key for figures in results.values() for key in figures}
         - {
@@ -75,11 +75,11 @@ KINDS = {
     "thyme split, 1 worker": ("s", "server and one worker"),
     "thyme split, 2 workers": ("^", "server and two workers"),
 }
-"""How each of ours is drawn in the overview, and what the legend calls it."""
+"""Marker and legend of each of our servers in the overview."""
 
 
 def overview(cases: list[Case], results: dict[str, dict[str, Figures]], folder: Path) -> None:
-    """One line a case: how many times better than the best peer; PNG and SVG."""
+    """Plot the ratios to the best other server, one line per case (PNG and SVG)."""
     compared = [
         (case, {name: ratio_to_best_peer(case, results[case.name], name)
                 for name in KINDS if name in results[case.name]})
@@ -104,14 +104,14 @@ def overview(cases: list[Case], results: dict[str, dict[str, Figures]], folder: 
     axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
     axes.minorticks_off()
     axes.grid(axis="x", color="#dfe5e2")
-    axes.set(xlabel="times better than the best of the peers in that case")
+    axes.set(xlabel="ratio to the best other server in that case")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     _save(figure, folder / "overview")
     plt.close(figure)
 
 
 def plot(case: Case, results: dict[str, Figures], folder: Path) -> None:
-    """Horizontal bars, ours dark, the peers light; PNG and SVG."""
+    """Plot a case as horizontal bars, ours dark, the others light (PNG and SVG)."""
     if not results:
         return
     plt = _pyplot()
@@ -125,7 +125,7 @@ def plot(case: Case, results: dict[str, Figures], folder: Path) -> None:
         "per_cpu_second": f"{case.unit} per CPU second",
         "per_second": f"{case.unit} per second",
         "calls": "system calls (less is better)",
-        "grown_mib": "MiB that the server grows by (less is better)",
+        "grown_mib": "growth of the server in MiB (less is better)",
         "kib_per_socket": "KiB per socket (less is better)",
         "first_answer_s": "seconds (less is better)",
     }[case.better]

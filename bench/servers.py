@@ -1,4 +1,4 @@
-"""The servers: how each is started, and how much CPU and memory all its processes use."""
+"""The servers: the commands that start them, and the CPU time and memory that they use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Server:
-    """A way to serve: its command (`{port}` is filled in), and what its processes are told."""
+    """One way to serve: command (`{port}` is replaced), environment, and number of workers."""
 
     name: str
     command: tuple[str, ...]
@@ -31,7 +31,7 @@ class Server:
 
 
 def is_peer(name: str) -> bool:
-    """Whether the server of this name is what others use."""
+    """Return True if the server is not one of ours."""
     return name != NULL.name and not name.startswith("thyme")
 
 
@@ -70,7 +70,7 @@ def _asgi_peers(suffix: str, layer: str) -> list[Server]:
 
 
 NULL = Server("null", (sys.executable, "-m", "bench.null", "{port}"))
-"""No server at all, see `null.py`: what the generator and this machine allow."""
+"""The limits of the generator and of this machine; see `null.py`."""
 
 APPLICATION = "bench.application:application"
 ONE = _thyme("thyme", APPLICATION)
@@ -102,7 +102,7 @@ ROOMS = [ONE, SPLIT_1, SPLIT_2, *CORE, *_asgi_peers(", pubsub", "pubsub")]
 
 
 class Running:
-    """A started server: its port, its processes, and how long its first answer took (seconds)."""
+    """A running server: its port, its processes, and the seconds until its first response."""
 
     def __init__(
         self, port: int, processes: list[subprocess.Popen[bytes]], first_answer_seconds: float
@@ -119,26 +119,26 @@ class Running:
         return found
 
     def cpu(self) -> float:
-        """CPU seconds that all its processes have used so far, to the nanosecond."""
+        """Return the CPU seconds that all its processes have used, with nanosecond resolution."""
         return sum(time.clock_gettime(_cpu_clock(process.pid)) for process in self._all())
 
     def memory(self) -> int:
-        """Bytes that are its own (USS), over all its processes."""
+        """Return the unique memory (USS) of all its processes, in bytes."""
         return sum(process.memory_full_info().uss for process in self._all())
 
     def pids(self) -> list[int]:
-        """Of all its processes."""
+        """Return the ids of all its processes."""
         return [process.pid for process in self._all()]
 
 
 def _cpu_clock(pid: int) -> int:
-    """Linux's clock of another process's CPU, as clock_getcpuclockid(3) gives it."""
+    """Return the id of the CPU-time clock of a process, as clock_getcpuclockid(3) on Linux."""
     return (~pid << 3) | 2
 
 
 @contextmanager
 def running(server: Server, services: dict[str, str]) -> Iterator[Running]:
-    """Start a server and wait until it answers; end it afterwards."""
+    """Start a server, wait until it answers, and stop it afterwards."""
     port = _free_port()
     environment = os.environ | services | server.environment | {"PYTHONPATH": str(ROOT)}
     commands = [tuple(part.replace("{port}", str(port)) for part in server.command)]
@@ -180,7 +180,7 @@ def _wait_until_it_answers(port: int, processes: list[subprocess.Popen[bytes]]) 
         except OSError:
             pass
         if any(process.poll() is not None for process in processes):
-            raise RuntimeError("the server ended: set BENCH_LOG=1 to see what it says")
+            raise RuntimeError("the server exited; set BENCH_LOG=1 to see its output")
         if time.monotonic() > deadline:
             raise RuntimeError(f"the server did not answer within {START_SECONDS} s")
         time.sleep(0.01)

@@ -1,8 +1,8 @@
 """Django's settings for the benchmark, the same for every server.
 
-What differs is said by the environment: BENCH_LAYER names the channel layer ("gredis", "core",
-"pubsub" or "none"), REDIS_URL and DATABASE_URL the services, BENCH_GEVENT=1 that this process is
-patched by gevent.
+Differences are set in the environment: BENCH_LAYER is the channel layer ("gredis", "core", "pubsub"
+or "none"), REDIS_URL and DATABASE_URL are the services, and BENCH_GEVENT=1 means that gevent has
+patched this process.
 """
 
 import os
@@ -18,7 +18,7 @@ ASGI_APPLICATION = "bench.application.application"
 USE_TZ = True
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379")
-# The peers' layers drop what exceeds 100 messages a channel unless told otherwise.
+# By default, the other layers drop messages above 100 per channel.
 LAYERS = {
     "gredis": ("gredis.GredisChannelLayer", {"url": REDIS_URL, "capacity": 2000}),
     "core": ("channels_redis.core.RedisChannelLayer", {"hosts": [REDIS_URL], "capacity": 2000}),
@@ -40,7 +40,7 @@ if os.environ.get("BENCH_GEVENT"):
     }
     DATABASES["default"]["OPTIONS"] = {"MAX_CONNS": POOL, "REUSE_CONNS": POOL}
 else:
-    # Threads keep their connection: the best setting for a server with one thread.
+    # Persistent connections are the best setting for a server with one thread.
     DATABASES = {
         "default": dj_database_url.parse(
             os.environ["DATABASE_URL"], engine="django.db.backends.postgresql", conn_max_age=600

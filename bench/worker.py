@@ -1,4 +1,4 @@
-"""The worker of the split: `python bench/worker.py` is `manage.py runworker2`."""
+"""A worker: `python bench/worker.py` is `manage.py runworker2`."""
 
 import os
 import sys
