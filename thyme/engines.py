@@ -10,6 +10,9 @@ Where things are, for a state directory `.thyme` in a checkout:
     .thyme/postgres18                  the database; as root in /var/lib/thyme/<hash> instead
     /tmp/thyme-<user>-<hash>-<name>    its socket, in a directory for one user only
 
+A file named `throwaway` in the state directory says that nothing in there has to survive a power
+cut: PostgreSQL then starts and ends without waiting for the disk. Tests and the course make one.
+
 PostgreSQL refuses to run as root. Then its data and a copy of the wheel's programs live below
 `/var/lib/thyme`, where an unprivileged user may go, and no folder of anybody is opened for it.
 """
@@ -62,6 +65,7 @@ Log = Callable[[str], None]
 # A socket's path may have 107 bytes on Linux and 103 on macOS (sun_path, with its final zero).
 SOCKET_PATH_LIMIT = 103
 HOME_AS_ROOT = Path("/var/lib/thyme")
+THROWAWAY = "throwaway"  # a file in a state directory, see above
 POSTGRES_VERSION = 18  # the data of one major version cannot be read by another
 CONNECTIONS = 200  # a few processes with a pool of 20 each, the tests beside them, and psql
 LOG_LINES = 5  # of the server's log shown in an error
@@ -226,6 +230,8 @@ class Postgres:
             "unix_socket_permissions": "0700",
             "max_connections": str(CONNECTIONS),
         }
+        if self._throwaway:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = [x for k, v in settings.items() for x in ("-c", f"{k}={v}")]
         return [str(self._programs() / "postgres"), "-D", str(self.data), *options]
 
@@ -243,6 +249,10 @@ class Postgres:
             self._run("pg_ctl", ["stop", "--mode=fast", "-D", str(self.data)])
 
     @property
+    def _throwaway(self) -> bool:
+        return (self.state / THROWAWAY).exists()
+
+    @property
     def data(self) -> Path:
         home = self.state if self.account.user is None else HOME_AS_ROOT / _digest(self.state)
         return home / f"postgres{POSTGRES_VERSION}"
@@ -251,12 +261,12 @@ class Postgres:
         options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
         # The builtin provider orders and folds letters the same on every system.
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        options += ["--no-sync"] * self._throwaway
         self._run("initdb", ["-D", str(directory), *options], keep=keep)
         # A server for one user, on standard input: no socket, nothing to wait for.
         sql = "CREATE ROLE multichat LOGIN CREATEDB\nCREATE DATABASE multichat OWNER multichat\n"
-        said = self._run(
-            "postgres", ["--single", "-D", str(directory), "postgres"], keep=keep, sql=sql
-        )
+        alone = ["--single", "-D", str(directory), *["-F"] * self._throwaway, "postgres"]
+        said = self._run("postgres", alone, keep=keep, sql=sql)
         if "ERROR" in said or "FATAL" in said:
             raise DidNotStart(f"PostgreSQL could not make the database multichat: {_tail(said)}")
 

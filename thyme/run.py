@@ -126,13 +126,19 @@ class Chat:
             self.watcher = gevent.spawn(keep_redis, embedded)
         say("Bringing the database up to date …")
         with one_at_a_time():
-            manage("migrate", "--verbosity", "0")
-            accounts = [] if self.options.no_demo else make_demo(self.with_accounts())
+            accounts = self.prepare_database()
         say(f"Starting {count(self.options.workers, 'worker')} and the server …")
         self.start_children()
         for child in [*self.workers, *self.server]:
             ready = child.ready()
         self.announce(ready, accounts)
+
+    def prepare_database(self) -> list[dict[str, str]]:
+        """Migrate it, and make what is missing of the demo; the demo accounts."""
+        if self.options.no_demo:
+            manage("migrate", "--verbosity", "0")
+            return []
+        return make_demo(self.with_accounts())
 
     def start_children(self) -> None:
         runworker2 = [sys.executable, "manage.py", "runworker2", "--stop-on-eof"]
@@ -296,8 +302,8 @@ def manage(*arguments: str) -> str:
 
 
 def make_demo(with_accounts: bool) -> list[dict[str, str]]:
-    """Make what is missing of the demo; the accounts, with passwords where they are known."""
-    arguments = ["demo", "--json"]
+    """Migrate, make what is missing; the accounts, with passwords where they are known."""
+    arguments = ["demo", "--json", "--migrate"]  # in one process: Django takes a second to start
     if with_accounts:
         file = services.state_directory() / ACCOUNTS
         arguments += ["--accounts", "--passwords", str(file)]

@@ -23,7 +23,7 @@ import redis
 from psycopg2.extensions import parse_dsn
 
 from thyme import services
-from thyme.engines import Account, Postgres, Redis, socket_directory
+from thyme.engines import THROWAWAY, Account, Postgres, Redis, socket_directory
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 90  # seconds; each wait ends long before it
@@ -305,6 +305,23 @@ def test_a_user_killed_while_it_makes_a_database_leaves_no_half_made_one():
         assert answers(room.user("postgres").url())
         data = Postgres(state, Account.unprivileged()).data
         assert list(data.parent.glob("new-*")) == []
+    finally:
+        room.close()
+        remove(state)
+
+
+@pytest.mark.parametrize(("throwaway", "fsync"), [(False, "on"), (True, "off")])
+def test_only_a_throwaway_database_does_not_wait_for_the_disk(throwaway, fsync):
+    state = Path(tempfile.mkdtemp(prefix="thyme-test-")).resolve()
+    if throwaway:
+        (state / THROWAWAY).touch()
+    room = Room(state)
+    try:
+        url = room.user("postgres").url()
+        with contextlib.closing(psycopg2.connect(url)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW fsync")
+                assert cursor.fetchone() == (fsync,)
     finally:
         room.close()
         remove(state)
