@@ -152,13 +152,19 @@ class Chat:
             self.redis_supervisor = gevent.spawn(supervise_redis, embedded)
         log("Migrating the database …")
         with migration_lock():
-            manage("migrate", "--verbosity", "0")
-            accounts = [] if self.options.no_demo else make_demo(self.with_accounts())
+            accounts = self.prepare_database()
         log(f"Starting {count(self.options.workers, 'worker')} and the server …")
         self.start_children()
         for child in [*self.workers, *self.server]:
             ready = child.ready()
         self.announce(ready, accounts)
+
+    def prepare_database(self) -> list[dict[str, str]]:
+        """Migrate, and create what is missing of the demo; return the demo accounts."""
+        if self.options.no_demo:
+            manage("migrate", "--verbosity", "0")
+            return []
+        return make_demo(self.with_accounts())
 
     def start_children(self) -> None:
         """Start the workers and the server; do not wait until they are ready."""
@@ -331,8 +337,11 @@ def manage(*arguments: str) -> str:
 
 
 def make_demo(with_accounts: bool) -> list[dict[str, str]]:
-    """Create missing demo rooms and accounts; return the accounts, with known passwords."""
-    arguments = ["demo", "--json"]
+    """Migrate, create missing demo rooms and accounts; return the accounts, with known passwords.
+
+    All in one process, because Django takes a second to start.
+    """
+    arguments = ["demo", "--json", "--migrate"]
     if with_accounts:
         arguments += ["--accounts", "--passwords", str(state_directory() / ACCOUNTS)]
     made = json.loads(manage(*arguments))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from thyme.services.engines import Account, data_home
+from thyme.services.engines import THROWAWAY, Account, data_home
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout
 CONFIGURED = ("REDIS_URL", "DATABASE_URL", "DJANGO_ALLOWED_HOSTS", "DJANGO_DEBUG", "DJANGO_HTTPS")
@@ -29,7 +29,9 @@ def new_state() -> Path:
         ours = left.stat().st_uid == os.geteuid()
         if owner and ours and not psutil.pid_exists(int(owner[1])):
             remove(left.resolve())
-    return Path(tempfile.mkdtemp(prefix=f"{NAME}{os.getpid()}-")).resolve()
+    state = Path(tempfile.mkdtemp(prefix=f"{NAME}{os.getpid()}-")).resolve()
+    (state / THROWAWAY).touch()
+    return state
 
 
 def environment(state: Path, **settings: str) -> dict[str, str]:

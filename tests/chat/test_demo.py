@@ -35,6 +35,11 @@ def test_rooms_are_made_one_of_them_staff_only(demo):
     assert Room.objects.filter(staff_only=False).count() >= 2
 
 
+def test_it_can_migrate_first(demo):
+    call_command("migrate", "chat", "zero", verbosity=0)
+    assert "Lobby" in demo("--migrate")
+
+
 def test_rooms_are_made_only_where_there_are_none(demo, lobby):
     assert demo() == ""
     assert Room.objects.get() == lobby

@@ -66,6 +66,12 @@ SOCKET_PATH_LIMIT = 103
 
 HOME_AS_ROOT = Path("/var/lib/thyme")
 
+THROWAWAY = "throwaway"
+"""The name of a file in a state directory whose contents need not survive a power failure.
+
+PostgreSQL then does not wait for the disk. Tests and the course create it.
+"""
+
 POSTGRES_VERSION = 18
 """One major version cannot read the data of another."""
 
@@ -237,6 +243,8 @@ class Postgres:
             "unix_socket_permissions": "0700",
             "max_connections": str(CONNECTIONS),
         }
+        if self._throwaway:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = [x for k, v in settings.items() for x in ("-c", f"{k}={v}")]
         return [str(self._programs() / "postgres"), "-D", str(self.data), *options]
 
@@ -260,17 +268,21 @@ class Postgres:
         """The directory of its data."""
         return data_home(self.state, self.account) / f"postgres{POSTGRES_VERSION}"
 
+    @property
+    def _throwaway(self) -> bool:
+        return (self.state / THROWAWAY).exists()
+
     def _make_cluster(self, directory: Path, keep: Sequence[int]) -> None:
         options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
         # The builtin provider sorts and folds case the same way on every system.
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        options += ["--no-sync"] * self._throwaway
         self._run("initdb", ["-D", str(directory), *options], keep=keep)
         # Single-user mode reads standard input: no socket, nothing to wait for.
         role, database = _quote(self.role), _quote(self.database)
         sql = f"CREATE ROLE {role} LOGIN CREATEDB\nCREATE DATABASE {database} OWNER {role}\n"
-        output = self._run(
-            "postgres", ["--single", "-D", str(directory), "postgres"], keep=keep, sql=sql
-        )
+        single_user = ["--single", "-D", str(directory), *["-F"] * self._throwaway, "postgres"]
+        output = self._run("postgres", single_user, keep=keep, sql=sql)
         if "ERROR" in output or "FATAL" in output:
             raise DidNotStart(
                 f"PostgreSQL could not create the database {self.database}: {_tail(output)}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import check_password
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
@@ -38,9 +39,12 @@ class Command(BaseCommand):
             metavar="FILE",
             help="store generated passwords in FILE (JSON, readable by its owner only)",
         )
+        parser.add_argument("--migrate", action="store_true", help="first run `migrate`")
         parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["migrate"]:
+            call_command("migrate", verbosity=0)
         made = make_rooms()
         accounts = make_accounts(options["passwords"]) if options["accounts"] else []
         if options["json"]:
@@ -79,7 +83,9 @@ def make_account(
         make = model.objects.create_superuser if staff else model.objects.create_user
         user = make(username=name, password=known[name])
     password = known.get(name)
-    valid = user.is_active and password is not None and check_password(password, user.password)
+    valid = made or (
+        user.is_active and password is not None and check_password(password, user.password)
+    )
     return {
         "username": name,
         "password": password if valid else None,

@@ -23,7 +23,14 @@ import redis
 from psycopg2.extensions import parse_dsn
 
 from thyme import services
-from thyme.services.engines import Account, Postgres, Redis, data_home, socket_directory
+from thyme.services.engines import (
+    THROWAWAY,
+    Account,
+    Postgres,
+    Redis,
+    data_home,
+    socket_directory,
+)
 
 ROOT = Path(__file__).parents[3]
 DEADLINE = 90  # seconds; each wait ends long before it
@@ -314,6 +321,23 @@ def test_a_user_killed_while_it_creates_a_database_leaves_no_incomplete_one():
         assert answers(room.user("postgres").url())
         home = data_home(state, Account.unprivileged())
         assert list(home.glob("new-*")) == []
+    finally:
+        room.close()
+        remove(state)
+
+
+@pytest.mark.parametrize(("throwaway", "fsync"), [(False, "on"), (True, "off")])
+def test_only_a_throwaway_database_does_not_wait_for_the_disk(throwaway, fsync):
+    state = Path(tempfile.mkdtemp(prefix="thyme-test-")).resolve()
+    if throwaway:
+        (state / THROWAWAY).touch()
+    room = Room(state)
+    try:
+        url = room.user("postgres").url()
+        with contextlib.closing(psycopg2.connect(url)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW fsync")
+                assert cursor.fetchone() == (fsync,)
     finally:
         room.close()
         remove(state)
