@@ -71,7 +71,7 @@ def _serve(options: dict[str, Any], config: Config) -> int:
     gc.freeze()  # the program's own objects live on: later collections need not visit them
     service = _Service(options, config, server)
     service.start_status()
-    return service.run(server.places)
+    return service.run(server.urls)
 
 
 def _supervise(options: dict[str, Any], config: Config) -> int:
@@ -144,7 +144,7 @@ class _Service:
         self._status = Server(application, Config(binds=(bind,)))
         self._status.start()
         if not bind.startswith(DESCRIPTOR):  # otherwise our parent combines and announces them
-            _LOGGER.info("health and metrics are on %s", self._status.places[0])
+            _LOGGER.info("health and metrics are on %s", self._status.urls[0])
 
     def run(self, urls: Sequence[str]) -> int:
         """Report that the server is ready, and block until it is stopped; return the exit code."""
@@ -183,13 +183,13 @@ class _Service:
             server, self._processes = self._server, self._start_successors()
             if self._processes is not None and server is not None:
                 self.start_status()
-                server.handed_over = True
+                server.keep_socket_files = True
                 server.stop()
                 self._server = None
 
     def _start_successors(self) -> Processes | None:
         """Start processes on the sockets of our own server; return None if they cannot start."""
-        sockets = self._server.copied_sockets() if self._server is not None else []
+        sockets = self._server.duplicate_sockets() if self._server is not None else []
         processes = Processes(self._options, self._config, _LOGGER.info, sockets)
         try:
             processes.start()

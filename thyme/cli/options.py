@@ -25,7 +25,7 @@ from typing import Any
 from thyme.config import Config
 from thyme.errors import BadBind
 from thyme.server.access_log import FORMATS
-from thyme.server.listeners import checked_bind
+from thyme.server.listeners import validate_bind
 from thyme.server.proxies import Proxies
 
 PREFIX = "THYME_"
@@ -258,7 +258,7 @@ def _seconds(text: str) -> float:
 
 def _bind(text: str) -> str:
     try:
-        return checked_bind(text)
+        return validate_bind(text)
     except BadBind as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -26,7 +26,7 @@ from gevent.lock import Semaphore
 from thyme.cli import READY
 from thyme.cli.options import to_arguments
 from thyme.config import Config
-from thyme.server.listeners import listening, place_name, remove_sockets, tcp_bind
+from thyme.server.listeners import listener_url, open_listener, remove_socket_files, tcp_bind
 from thyme.supervisor.child import Child, ChildFailed, stop_in_order
 
 METRICS_BIND = "127.0.0.1:0"
@@ -73,13 +73,13 @@ class Processes:
         config = self._config
         if not self._sockets:
             binds = config.binds or (tcp_bind(config.host, config.port),)
-            self._sockets = [listening(bind, config.backlog) for bind in binds]
+            self._sockets = [open_listener(bind, config.backlog) for bind in binds]
         if self._options.get("metrics"):
             self._metrics_sockets = [
-                listening(METRICS_BIND, config.backlog) for _ in range(self._count)
+                open_listener(METRICS_BIND, config.backlog) for _ in range(self._count)
             ]
         secure = config.certificate is not None
-        self.urls = [place_name(each, secure=secure) for each in self._sockets]
+        self.urls = [listener_url(each, secure=secure) for each in self._sockets]
         with self._lock:
             self._children = self._start_generation()
 
@@ -109,7 +109,7 @@ class Processes:
         """Stop all processes, including those that are being started or replaced."""
         self._stopping = True
         self.close_sockets()
-        remove_sockets(self._config.binds)
+        remove_socket_files(self._config.binds)
         stop_in_order([self._children + self._starting])
         if self._retiring is not None:
             self._retiring.join()

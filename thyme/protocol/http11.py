@@ -163,7 +163,7 @@ class RequestParser:
             if was_in_head and self._overhead > self._config.head_bytes:
                 raise head_too_large(self._config)
         elif self._overhead > CHUNK_OVERHEAD_BYTES and self._request is not None:
-            raise Refused(400, "too many bytes between two pieces of the request body")
+            raise Refused(400, "too many bytes between two pieces of the body")
 
     def _resume_after_upgrade(self, rest: bytes) -> None:
         """Continue with HTTP after a head with Upgrade, unless it asks for a WebSocket.

@@ -25,7 +25,7 @@ from thyme.protocol.http11 import HTTP11
 from thyme.protocol.scope import ConnectionInfo, http_scope, websocket_scope
 from thyme.server.access_log import AccessLog, AccessLogRecord
 from thyme.server.http_cycle import HTTPCycle
-from thyme.server.metrics import Tally
+from thyme.server.metrics import ServerCounters
 from thyme.server.proxies import Proxies
 from thyme.server.refusals import head_timed_out, send_refusal
 from thyme.server.stream import Stream
@@ -71,7 +71,7 @@ class HTTPConnection:
         info: ConnectionInfo,
         application: Application,
         config: Config,
-        counters: Tally,
+        counters: ServerCounters,
         *,
         access_log: AccessLog | None = None,
         proxies: Proxies | None = None,
@@ -128,7 +128,7 @@ class HTTPConnection:
             if self._cycle is None and self._websocket is None:
                 self.stream.cancel_read()
 
-    def count(self, counters: Tally) -> None:
+    def count(self, counters: ServerCounters) -> None:
         """Add to `counters` what this connection has transferred so far."""
         counters.bytes_received += self.stream.received
         counters.bytes_sent += self.stream.sent

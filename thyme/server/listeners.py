@@ -30,7 +30,7 @@ ALL_IPV4 = "0.0.0.0"  # noqa: S104 - what ":8000" means
 HIGHEST_PORT = 65535
 
 
-def checked_bind(text: str) -> str:
+def validate_bind(text: str) -> str:
     """Return `text` if it has one of the three forms, else raise `BadBind`."""
     if text.startswith(_UNIX) and len(text) > len(_UNIX):
         return text
@@ -47,18 +47,18 @@ def tcp_bind(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def listening(bind: str, backlog: int) -> Any:
+def open_listener(bind: str, backlog: int) -> Any:
     """Return a gevent socket that listens on `bind`. Raises `OSError` or `BadBind`."""
     if bind.startswith(DESCRIPTOR):
         return _inherited(int(bind.removeprefix(DESCRIPTOR)))
     if bind.startswith(_UNIX):
         return _on_unix(bind.removeprefix(_UNIX), backlog)
-    match = _TCP.fullmatch(checked_bind(bind))
+    match = _TCP.fullmatch(validate_bind(bind))
     host = match and (match["six"] or match["host"])
-    return listening_socket(host or ALL_IPV4, int(match["port"]) if match else 0, backlog)
+    return open_tcp_listener(host or ALL_IPV4, int(match["port"]) if match else 0, backlog)
 
 
-def place_name(bound: Any, *, secure: bool = False) -> str:
+def listener_url(bound: Any, *, secure: bool = False) -> str:
     """Return the URL of a listening socket, for people: http://…, https://…, or unix:PATH."""
     if bound.family == socket.AF_UNIX:
         return f"{_UNIX}{bound.getsockname()}"
@@ -66,7 +66,7 @@ def place_name(bound: Any, *, secure: bool = False) -> str:
     return f"{'https' if secure else 'http'}://{tcp_bind(host, port)}"
 
 
-def listening_socket(host: str, port: int, backlog: int) -> Any:
+def open_tcp_listener(host: str, port: int, backlog: int) -> Any:
     """Return a gevent socket that listens on (host, port). Raises `OSError`.
 
     `host` is an address, or a name whose first address is used. The lookup may block the process:
@@ -102,7 +102,7 @@ def _on_unix(path: str, backlog: int) -> Any:
     return _bound(GeventSocket(socket.AF_UNIX, socket.SOCK_STREAM), path, backlog)
 
 
-def remove_sockets(binds: Iterable[str]) -> None:
+def remove_socket_files(binds: Iterable[str]) -> None:
     """Remove the socket files of `binds` that are unix sockets."""
     for bind in binds:
         if bind.startswith(_UNIX):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Tally:
+class ServerCounters:
     """Counts since the server was created. Each field is a metric; its metadata has the help."""
 
     connections: int = field(default=0, metadata={"help": "Connections accepted"})

@@ -28,8 +28,14 @@ from thyme.errors import ReadCancelled
 from thyme.protocol.scope import ConnectionInfo
 from thyme.server.access_log import AccessLog
 from thyme.server.connection import HTTPConnection
-from thyme.server.listeners import DESCRIPTOR, listening, place_name, remove_sockets, tcp_bind
-from thyme.server.metrics import Tally
+from thyme.server.listeners import (
+    DESCRIPTOR,
+    listener_url,
+    open_listener,
+    remove_socket_files,
+    tcp_bind,
+)
+from thyme.server.metrics import ServerCounters
 from thyme.server.proxies import Proxies
 from thyme.server.refusals import TOO_MANY_CONNECTIONS
 from thyme.server.stream import Stream, plain_socket
@@ -57,15 +63,15 @@ class Server:
         self._connections: dict[HTTPConnection, gevent.Greenlet] = {}
         self._stopped = Event()
         self._address: Any = None
-        self.places: list[str] = []  # where it listens, for people: http://127.0.0.1:8000, …
-        self._ended = Tally()
+        self.urls: list[str] = []  # for people: http://127.0.0.1:8000, …
+        self._counters = ServerCounters()  # without those of open connections
         self._tls = None
         if config.certificate is not None:
             self._tls = server_context(config.certificate, config.private_key)
         self._state: dict[str, Any] | None = None
         self._access_log = AccessLog(config.access_log) if config.access_log else None
         self._proxies = Proxies(config.proxies) if config.proxies else None
-        self.handed_over = False  # to others who listen in the same places, and go on
+        self.keep_socket_files = False  # at stop: other processes go on listening there
         self.stopping = False
 
     def start(self) -> None:
@@ -79,7 +85,7 @@ class Server:
         listeners: list[StreamServer] = []
         try:
             for bind in binds:
-                listener = StreamServer(listening(bind, config.backlog), self._serve)
+                listener = StreamServer(open_listener(bind, config.backlog), self._serve)
                 if bind.startswith(DESCRIPTOR):
                     listener.max_accept = 1  # other processes accept, too: take turns
                 listeners.append(listener)
@@ -92,7 +98,7 @@ class Server:
             raise
         self._listeners = listeners
         self._address = tuple(listeners[0].socket.getsockname()[:2])
-        self.places = [place_name(each.socket, secure=self._tls is not None) for each in listeners]
+        self.urls = [listener_url(each.socket, secure=self._tls is not None) for each in listeners]
         self.stopping = False
         self._stopped.clear()
 
@@ -133,15 +139,15 @@ class Server:
             self._close_application()
             self._stopped.set()
 
-    def copied_sockets(self) -> list[Any]:
+    def duplicate_sockets(self) -> list[Any]:
         """Return duplicates of the listening sockets, for other processes to accept from."""
-        return [listening(f"{DESCRIPTOR}{each.socket.fileno()}", 0) for each in self._listeners]
+        return [open_listener(f"{DESCRIPTOR}{each.socket.fileno()}", 0) for each in self._listeners]
 
     def _stop_listening(self) -> None:
         for listener in self._listeners:
             listener.close()
-        if not self.handed_over:
-            remove_sockets(self._config.binds)
+        if not self.keep_socket_files:
+            remove_socket_files(self._config.binds)
 
     def _close_application(self) -> None:
         try:
@@ -152,15 +158,15 @@ class Server:
 
     # Figures.
 
-    def tally(self) -> Tally:
+    def counters(self) -> ServerCounters:
         """Return all counts so far, including those of open connections."""
-        tally = replace(self._ended)
+        counters = replace(self._counters)
         for connection in self._connections:
-            connection.count(tally)
-        return tally
+            connection.count(counters)
+        return counters
 
     @property
-    def listening(self) -> bool:
+    def open_listener(self) -> bool:
         """True from `start()` to `stop()`."""
         return bool(self._listeners) and not self.stopping
 
@@ -184,7 +190,7 @@ class Server:
         except OSError:  # the peer is gone already
             connected.close()
             return
-        config, tally = self._config, self._ended
+        config, counters = self._config, self._counters
         tls = None if self._tls is None else EncryptedSocket(connected, self._tls)
         stream = Stream(tls or connected, config.slow_seconds)
         connection = HTTPConnection(
@@ -192,13 +198,13 @@ class Server:
             info,
             self.application,
             config,
-            tally,
+            counters,
             access_log=self._access_log,
             proxies=self._proxies,
         )
-        tally.connections += 1
+        counters.connections += 1
         if config.connections is not None and len(self._connections) >= config.connections:
-            tally.refused += 1
+            counters.refused += 1
             if tls is None or self._handshake(stream):
                 connection.refuse(TOO_MANY_CONNECTIONS)
             return
@@ -208,7 +214,7 @@ class Server:
                 connection.run()
         finally:
             del self._connections[connection]
-            connection.count(tally)
+            connection.count(counters)
 
     def _handshake(self, stream: Stream) -> bool:
         """Complete the TLS handshake; if it fails or takes too long, close and return False."""

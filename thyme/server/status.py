@@ -32,7 +32,7 @@ from prometheus_client.parser import parse_labels, text_string_to_metric_familie
 from prometheus_client.registry import Collector
 
 from thyme.asgi import Application, MetricFamily, Scope, Transport
-from thyme.server.metrics import Tally
+from thyme.server.metrics import ServerCounters
 from thyme.server.server import Server
 
 PLAIN = "text/plain; charset=utf-8"
@@ -104,7 +104,7 @@ class Status(_StatusApplication):
             ),
             ("thyme_loop_lag_seconds", "gauge", "Delay of a timer that was due", {"": loop_lag()}),
         ]
-        own = [*counter_families(server.tally()), *gauges]
+        own = [*counter_families(server.counters()), *gauges]
         return render([*map(as_metric, own), *application_metrics(server)])
 
 
@@ -129,7 +129,7 @@ class CombinedStatus(_StatusApplication):
         return combine(text for status, text in answers if status == 200)
 
 
-def counter_families(counters: Tally) -> list[MetricFamily]:
+def counter_families(counters: ServerCounters) -> list[MetricFamily]:
     """Return one metric family for each of the server's counters."""
     return [
         (

@@ -357,7 +357,7 @@ def test_endless_chunk_extensions_and_trailers_are_refused(start: bytes) -> None
     parser.feed(CHUNKED + start)
     for _ in range(20):
         parser.feed(b"a" * 1000)
-    reason = "too many bytes between two pieces of the request body"
+    reason = "too many bytes between two pieces of the body"
     assert parser.events[-1] == Refusal(400, reason)
 
 

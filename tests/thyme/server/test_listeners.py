@@ -12,7 +12,7 @@ from tests.thyme.serving import DEADLINE, eventually, hello, serving
 from thyme.asgi import Receive, Scope, Send
 from thyme.config import Config
 from thyme.errors import BadBind
-from thyme.server.listeners import checked_bind
+from thyme.server.listeners import validate_bind
 from thyme.server.server import Server
 
 CLOSING = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -38,7 +38,7 @@ def test_several_binds_at_once(tmp_path: Path) -> None:
     with plain.create_server(("127.0.0.1", 0)) as inherited:
         binds = ("127.0.0.1:0", "[::1]:0", f"unix:{path}", f"fd://{inherited.fileno()}")
         with serving(hello, binds=binds) as server:
-            four, six, unix, given = server.places
+            four, six, unix, given = server.urls
             assert ask(plain.AF_INET, ("127.0.0.1", port_of(four))).endswith(b"hello /x")
             assert six.startswith("http://[::1]:")
             assert ask(plain.AF_INET6, ("::1", port_of(six))).endswith(b"hello /x")
@@ -90,7 +90,7 @@ def test_when_one_bind_fails_none_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [":80", "localhost:8000", "[::]:1", "unix:/a", "fd://3", "a.b:0"])
 def test_good_binds(text: str) -> None:
-    assert checked_bind(text) == text
+    assert validate_bind(text) == text
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_good_binds(text: str) -> None:
 )
 def test_bad_binds(text: str) -> None:
     with pytest.raises(BadBind, match="expected HOST:PORT"):
-        checked_bind(text)
+        validate_bind(text)
 
 
 def test_servers_that_share_a_socket_share_what_comes() -> None:

@@ -75,7 +75,7 @@ def test_after_slow_seconds_a_websocket_is_closed_with_1013() -> None:
             ("websocket.disconnect", 1013)
         ]
         assert drained(browser) == (1013, "too slow")
-        assert server.tally().slow_clients == 1
+        assert server.counters().slow_clients == 1
 
 
 def test_over_slow_bytes_a_websocket_is_closed_with_1013_and_send_never_blocks() -> None:
@@ -137,7 +137,7 @@ def test_a_coroutine_that_says_no_more_has_slow_clients_too(settings: dict[str, 
 
     heard: list[int] = []
     with serving(adapt(application), **settings) as server, Browser(server) as browser:
-        eventually(lambda: server.tally().slow_clients)
+        eventually(lambda: server.counters().slow_clients)
         eventually(lambda: heard == [1013])
         assert drained(browser) == (1013, "too slow")
 

@@ -91,7 +91,7 @@ def test_https_is_spoken_with_a_certificate_and_ends_with_a_close_notify(certifi
             assert peer.socket.version() == "TLSv1.3"
             assert peer.socket.selected_alpn_protocol() == "http/1.1"
             assert peer.read_all().endswith(b"\r\n\r\nhttps")
-        assert server.places[0].startswith("https://127.0.0.1:")
+        assert server.urls[0].startswith("https://127.0.0.1:")
 
 
 def test_tls_1_2_is_spoken_and_1_1_is_not(certificate: str) -> None:
@@ -172,7 +172,7 @@ def test_a_reset_in_the_middle_is_a_disconnect(certificate: str) -> None:
 
     with serving(application, certificate=certificate) as server:
         with TLSPeer(server, client_context(certificate), CLOSING) as peer:
-            eventually(lambda: server.tally().bytes_received)
+            eventually(lambda: server.counters().bytes_received)
             peer.socket.setsockopt(plain.SOL_SOCKET, plain.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         eventually(lambda: told == ["http.disconnect"])
 

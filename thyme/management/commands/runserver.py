@@ -65,7 +65,7 @@ class Command(runserver.Command):
             raise CommandError(f"cannot listen on {address}: {error.strerror or error}") from error
         if not options["use_reloader"]:
             on_signals((signal.SIGTERM, signal.SIGINT), server.stop)
-        self.stdout.write(f"{READY}{server.places[0]}")
+        self.stdout.write(f"{READY}{server.urls[0]}")
         self.stdout.flush()
         server.serve_forever()
 

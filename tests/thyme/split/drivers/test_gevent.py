@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import gevent
 
-from thyme.server.listeners import listening_socket
+from thyme.server.listeners import open_tcp_listener
 from thyme.split.drivers.gevent import GeventDriver
 
 ENDPOINT = SimpleNamespace(inbox="mine")
 
 
 def test_a_lifeline_is_closed_with_its_driver_before_it_was_answered():
-    with closing(listening_socket("127.0.0.1", 0, 1)) as listener, gevent.Timeout(30):
+    with closing(open_tcp_listener("127.0.0.1", 0, 1)) as listener, gevent.Timeout(30):
         driver = GeventDriver()
         place = f"127.0.0.1:{listener.getsockname()[1]}"
         driver.hold_lifeline(place, "theirs", ENDPOINT)
