@@ -41,7 +41,7 @@ import gevent
 import gevent.event
 
 from thyme import services
-from thyme.cli import READY
+from thyme.supervisor import READY
 from thyme.supervisor.child import Child, ChildFailed, run_command, stop_in_order
 from thyme.supervisor.signals import on_signals
 

@@ -105,7 +105,7 @@ async def test_listening_asks_the_database_in_staff_rooms_only_and_not_every_tim
     for _ in range(2):
         await listener.frame()
     asked = []
-    monkeypatch.setattr("chat.consumers.ChatConsumer.check_again", lambda *args: asked.append(args))
+    monkeypatch.setattr("chat.consumers.ChatConsumer.recheck", lambda *args: asked.append(args))
     await sender.answer("send", lobby.pk, message="x")
     await listener.frame()
     assert asked == []
@@ -204,7 +204,7 @@ async def test_a_change_of_one_user_does_not_trouble_others(
 ):
     browser = await open_browser(alice, den)
     asked = []
-    monkeypatch.setattr("chat.consumers.ChatConsumer.check_again", lambda *args: asked.append(args))
+    monkeypatch.setattr("chat.consumers.ChatConsumer.recheck", lambda *args: asked.append(args))
     await admin_post(reverse("admin:auth_user_change", args=[carol.pk]), user_form(carol))
     assert await browser.heard_nothing()
     assert asked == []

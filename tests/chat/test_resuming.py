@@ -18,7 +18,7 @@ async def test_what_has_come_from_a_room_is_said_before_the_consumer_stands_asid
     await browser.ask("join", lobby.pk)
     assert (await browser.receive_output())["type"] == "websocket.resume.note"
     assert "join" in await browser.frame()
-    event = {"type": "room.line", "besides": None, "staff_only": False, "once": None}
+    event = {"type": "room.line", "exclude": None, "staff_only": False, "once": None}
     for number in range(LINES):
         said = {"room": lobby.pk, "text": f"[{number}]"}
         await get_channel_layer().group_send(lobby.group_name, event | said)

@@ -82,21 +82,26 @@ def test_a_switch_is_off_unless_it_is_on(monkeypatch, value):
 
 
 @pytest.mark.parametrize(
-    ("ask", "variable", "service"),
+    ("ask", "variable", "service", "names"),
     [
-        (addresses.redis_url, "REDIS_URL", "redis"),
-        (addresses.database_url, "DATABASE_URL", "postgres"),
+        (addresses.redis_url, "REDIS_URL", "redis", {}),
+        (
+            addresses.database_url,
+            "DATABASE_URL",
+            "postgres",
+            {"database": "multichat", "role": "multichat"},
+        ),
     ],
 )
 def test_an_address_is_the_environment_s_or_else_the_embedded_server_s(
-    monkeypatch, ask, variable, service
+    monkeypatch, ask, variable, service, names
 ):
     monkeypatch.setenv(variable, "given://")
     assert ask() == "given://"
-    monkeypatch.setattr(f"thyme.services.{service}", lambda: "embedded://")
+    monkeypatch.setattr(f"thyme.services.{service}", lambda state, **names: f"embedded://{names}")
     assert ask() == "given://"
     monkeypatch.setenv(variable, "")
-    assert ask() == "embedded://"
+    assert ask() == f"embedded://{names}"
 
 
 def test_production_settings_pass_the_deployment_checks():

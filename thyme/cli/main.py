@@ -24,7 +24,6 @@ import gevent
 from gevent.event import Event
 from gevent.lock import Semaphore
 
-from thyme.cli import READY
 from thyme.cli.options import build_config, read_options
 from thyme.cli.processes import Processes
 from thyme.config import Config
@@ -35,6 +34,7 @@ from thyme.loop.shared import close_shared_loop
 from thyme.server import access_log as accesslog
 from thyme.server.listeners import DESCRIPTOR
 from thyme.server.server import Server
+from thyme.supervisor import READY
 from thyme.supervisor.child import ChildFailed
 from thyme.supervisor.signals import on_eof, on_signals
 

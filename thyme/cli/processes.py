@@ -23,10 +23,10 @@ from typing import Any
 import gevent
 from gevent.lock import Semaphore
 
-from thyme.cli import READY
 from thyme.cli.options import to_arguments
 from thyme.config import Config
 from thyme.server.listeners import listener_url, open_listener, remove_socket_files, tcp_bind
+from thyme.supervisor import READY
 from thyme.supervisor.child import Child, ChildFailed, stop_in_order
 
 METRICS_BIND = "127.0.0.1:0"

@@ -15,12 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import dj_database_url
 import psutil
 import psycopg2
 import pytest
 import redis
-from psycopg2.extensions import parse_dsn
 
 from thyme import services
 from thyme.services.engines import (
@@ -349,16 +347,6 @@ def test_a_state_directory_that_cannot_be_made_is_named(tmp_path):
         services.redis(tmp_path / "file" / "state")
 
 
-def test_a_socket_directory_open_to_others_is_refused(tmp_path):
-    directory = socket_directory(Redis(tmp_path))
-    try:
-        directory.chmod(0o755)
-        with pytest.raises(services.NotPrivate, match=str(directory)):
-            services.redis(tmp_path)
-    finally:
-        directory.rmdir()
-
-
 def test_the_last_lines_of_a_server_that_did_not_start_are_shown(tmp_path):
     account = Account.unprivileged()
     data = Postgres(tmp_path, account, DATABASE, ROLE).data
@@ -389,16 +377,6 @@ def test_a_server_listens_on_a_socket_of_one_user_only(room, name):
     assert server.net_connections("inet") == []
 
 
-def test_the_url_of_postgres_is_understood_by_libpq_and_by_django(tmp_path):
-    sockets = Path("/tmp/Some Where/pg")
-    url = Postgres(tmp_path, Account(), DATABASE, ROLE).url(sockets)
-    parsed = parse_dsn(url)
-    assert parsed == {"user": ROLE, "host": str(sockets), "dbname": DATABASE}
-    settings = dj_database_url.parse(url)
-    assert (settings["HOST"], settings["PORT"]) == (str(sockets), "")
-    assert (settings["USER"], settings["NAME"]) == (ROLE, DATABASE)
-
-
 def test_the_role_of_postgres_may_make_databases_for_tests(room):
     with contextlib.closing(psycopg2.connect(room.user("postgres").url())) as connection:
         connection.autocommit = True
@@ -407,13 +385,6 @@ def test_the_role_of_postgres_may_make_databases_for_tests(room):
             cursor.execute("DROP DATABASE of_a_test")
             cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
             assert cursor.fetchone() == (False,)
-
-
-def test_a_long_temporary_directory_does_not_make_the_socket_path_too_long(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 25)))
-    directory = socket_directory(Redis(tmp_path))
-    directory.rmdir()
-    assert directory.parent == Path("/tmp")
 
 
 def others_may_run_us() -> bool:

@@ -42,10 +42,10 @@ class Command(runserver.Command):
         from psycogreen.gevent import patch_psycopg
 
         from thyme import loop
-        from thyme.cli import READY
         from thyme.config import Config
         from thyme.server import access_log as accesslog
         from thyme.server.server import Server
+        from thyme.supervisor import READY
         from thyme.supervisor.signals import on_signals
 
         autoreload.raise_last_exception()

@@ -11,7 +11,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 LIMIT = 60
 
 
