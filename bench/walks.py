@@ -203,11 +203,11 @@ def database() -> Iterator[str]:
     """A database with the users of the system tests and one room; dropped at the end."""
     import psycopg2
 
+    from multichat import addresses
     from tests.system.children import family
     from tests.system.conftest import FILL
-    from thyme import services
 
-    url, name = services.postgres(), f"walks_{secrets.token_hex(4)}"
+    url, name = addresses.database_url(), f"walks_{secrets.token_hex(4)}"
     fill = f"{FILL}\nfrom chat.models import Room\nRoom.objects.create(title='Garden')\n"
     with contextlib.closing(psycopg2.connect(url)) as admin:
         admin.autocommit = True

@@ -106,3 +106,26 @@ def test_the_readme_leads_to_each_document():
     assert [
         name for path in DOCS.glob("*.md") if f"](docs/{(name := path.name)})" not in readme
     ] == []
+
+
+def walks() -> list[tuple[str, str]]:
+    """Each file of a sequence diagram, and a function that the diagram says is called there."""
+    found = []
+    diagrams = re.findall(
+        r"```mermaid\nsequenceDiagram\n(.*?)```", (DOCS / "architecture.md").read_text(), re.S
+    )
+    for diagram in diagrams:
+        files = dict(re.findall(r"participant (\w+) as (.+)", diagram))
+        for there, text in re.findall(r"\w+-+>>(\w+): (.*)", diagram):
+            file = files[there].replace("<br/>", "")
+            found += [(file, name) for name in re.findall(r"\b(\w+)\(", text)]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("file", "function"), walks())
+def test_the_walks_name_functions_that_exist(file, function):
+    assert re.search(rf"def {function}\b", (ROOT / file).read_text())
+
+
+def test_there_are_walks():
+    assert len(walks()) > 30

@@ -39,7 +39,7 @@ def test_a_line_in_one_process_costs_one_redis_command_and_one_message(whole):
 
 def test_a_page_in_the_split_costs_five_redis_commands_and_four_messages(split):
     page = split["page"]
-    assert page.scripts == {"anycast": 1, "unicast": 3, "take": 1}
+    assert page.scripts == {"anycast": 1, "unicast": 3, "consume": 1}
     assert page.pushed == 4
 
 
