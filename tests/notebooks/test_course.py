@@ -1,14 +1,17 @@
 """What the chapters share: a hub beside the cells, programs, what is left, and the figures."""
 
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import CancelledError
+from pathlib import Path
 
 import gevent
 import pytest
-from course import figures, leftovers
+from course import figures, leftovers, resting
 from course.hub import Hub
 from course.programs import Program
 from django.utils.functional import SimpleLazyObject
@@ -71,6 +74,57 @@ def test_a_program_that_ends_too_early_is_reported_with_its_log():
     with Program("-c", "import sys; sys.exit('no luck')") as program:
         with pytest.raises(RuntimeError, match="no luck"):
             program.line("ready")
+
+
+WAITING = """
+import gevent, gevent.socket, socket, threading
+here, there = socket.socketpair()
+{}
+print("ready", flush=True)
+gevent.socket.wait_read(here.fileno())
+"""
+BUSY = {
+    "timer": "gevent.spawn_later(1000, print)",
+    "thread": "threading.Timer(1000, print).start()",
+    "loop": "while True: print('ready', flush=True)",
+}
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process waits for")
+def test_a_process_that_waits_for_events_only_is_at_rest():
+    with Program("-c", WAITING.format("")) as program:
+        program.line("ready")
+        wait_until(lambda: resting.at_rest(program.pid))
+        assert resting.at_rest(program.pid, program.pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process waits for")
+@pytest.mark.parametrize("kind", BUSY)
+def test_a_process_that_works_or_will_be_woken_is_not_at_rest(kind):
+    with Program("-c", WAITING.format(BUSY[kind])) as program:
+        program.line("ready")
+        for _ in range(50):  # however far it has got
+            assert not resting.at_rest(program.pid)
+            time.sleep(0.01)
+
+
+def test_a_hub_without_orders_is_at_rest(hub):
+    assert hub.call(lambda: "served") == "served"
+    wait_until(lambda: resting.at_rest(os.getpid(), hub.native_id))
+    hub.spawn(gevent.sleep, 1000)
+    assert not resting.at_rest(os.getpid(), hub.native_id)
+
+
+def test_where_the_kernel_does_not_say_everybody_is_at_rest(monkeypatch):
+    monkeypatch.setattr(resting, "Path", lambda _: Path("/nowhere"))
+    assert resting.at_rest(os.getpid())
 
 
 @pytest.mark.parametrize("kind", ["child", "thread", "greenlet", "listening socket"])
