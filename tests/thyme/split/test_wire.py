@@ -25,6 +25,16 @@ def test_the_newest_version_that_both_support_is_used(oldest, newest, chosen):
     assert negotiate_version(oldest, newest) == chosen
 
 
+def test_only_parts_of_a_scope_that_mean_something_elsewhere_cross():
+    scope = HTTP | {
+        "state": {"pool": object()},
+        "extensions": {"http.response.pathsend": {}, "websocket.http.response": {}},
+    }
+    crossing = encode_scope(scope)
+    assert "state" not in crossing
+    assert crossing["extensions"] == {"websocket.http.response": {}}
+
+
 def test_a_scope_is_the_same_after_it_has_crossed():
     assert decode_scope(unpack(pack(encode_scope(HTTP)))) == HTTP | {"extensions": {}}
 

@@ -11,12 +11,12 @@ from gredis.names import Address
 from tests.gredis.drivers.test_gevent import die
 from tests.thyme.peer import CONNECT, HTTP, REQUEST, WEBSOCKET, Peer
 from tests.thyme.serving import Browser, serving
-from thyme.errors import Disconnected, WorkerLost
+from thyme.errors import WorkerLost
 from thyme.server.server import Server
 from thyme.server.status import Status
 from thyme.server.stream import Stream
 from thyme.split import wire
-from thyme.split.flow_control import WINDOW_EVENTS, Queue
+from thyme.split.flow_control import Queue
 from thyme.split.relay import connection as relay_connection
 from thyme.split.relay.gevent import Relay
 from thyme.split.wire import encode_scope
@@ -45,7 +45,7 @@ def _nobody_has_left():
     left.queue.clear()
 
 
-def test_a_page_is_made_by_the_worker_as_if_it_were_the_server(server, start):
+def test_a_page_from_a_worker_is_the_same_as_from_the_server_itself(server, start):
     start(hello)
     here = Peer(hello, HTTP, REQUEST)
     there = Peer(server, HTTP, REQUEST)
@@ -120,7 +120,9 @@ def test_connections_that_wait_for_a_worker_are_in_the_metrics(server):
     waiting.greenlet.kill()
 
 
-def test_who_leaves_before_a_worker_answers_is_not_forgotten(server, start):
+def test_a_peer_that_leaves_before_a_worker_answers_is_a_disconnect_for_the_application(
+    server, start
+):
     peer = Peer(server, WEBSOCKET, CONNECT)
     peer.leave()
     start(echo)
@@ -135,7 +137,9 @@ def test_who_leaves_before_a_worker_answers_is_not_forgotten(server, start):
         (WEBSOCKET, CONNECT, {"type": "websocket.close", "code": 1011}),
     ],
 )
-def test_an_application_that_fails_is_answered_for(server, start, scope, first, expected, caplog):
+def test_the_relay_answers_for_an_application_that_fails(
+    server, start, scope, first, expected, caplog
+):
     def fails(scope, receive, send):
         raise KeyError("the application's own mistake")
 
@@ -145,7 +149,7 @@ def test_an_application_that_fails_is_answered_for(server, start, scope, first, 
     assert "the application's own mistake" in caplog.text
 
 
-def test_a_response_that_breaks_off_is_not_passed_off_as_whole(server, start):
+def test_a_response_that_breaks_off_is_an_error_for_the_server(server, start):
     def breaks_off(scope, receive, send):
         send({"type": "http.response.start", "status": 200, "headers": []})
         send({"type": "http.response.body", "body": b"half", "more_body": True})
@@ -163,7 +167,7 @@ def test_a_response_that_breaks_off_is_not_passed_off_as_whole(server, start):
         (WEBSOCKET, CONNECT, {"type": "websocket.close", "code": 1012}),
     ],
 )
-def test_what_a_killed_worker_had_is_answered_once_it_is_found_dead(
+def test_the_relay_answers_for_a_killed_worker_once_it_is_found_dead(
     server, start, scope, first, expected
 ):
     begun = gevent.event.Event()
@@ -202,84 +206,13 @@ def test_a_websocket_that_nobody_has_answered_goes_to_another_worker(server, sta
     peer.end()
 
 
-def test_the_application_is_told_when_the_server_dies(server, start):
-    start(echo)
-    peer = Peer(server, WEBSOCKET, CONNECT)
-    peer.next()
-    die(server.crossbar)
-    start(hello)
-    assert left.get(timeout=30)["type"] == "websocket.disconnect"
-
-
-def test_a_worker_that_stops_closes_its_websockets_with_1012(server, start):
-    _, worker = start(echo)
-    peer = Peer(server, WEBSOCKET, CONNECT)
-    peer.next()
-    worker.stop()
-    assert left.get(timeout=30) == {"type": "websocket.disconnect", "code": 1012}
-    assert peer.next() == {
-        "type": "websocket.close",
-        "code": 1012,
-        "reason": "The worker is restarting",
-    }
-    peer.end()
-
-
-def test_a_worker_that_stops_finishes_its_requests(server, start):
-    begun, gate = gevent.event.Event(), gevent.event.Event()
-
-    def slow(scope, receive, send):
-        begun.set()
-        gate.wait()
-        hello(scope, receive, send)
-
-    _, worker = start(slow)
-    peer = Peer(server, HTTP, REQUEST)
-    begun.wait()
-    worker.stop()
-    gevent.sleep(0.01)
-    gate.set()
-    assert peer.next()["status"] == 200
-    peer.end()
-
-
-def test_send_raises_some_time_after_the_server_has_gone(server, start):
-    raised: gevent.queue.Queue = gevent.queue.Queue()
-
-    def talks(scope, receive, send):
-        receive()
-        send({"type": "websocket.accept"})
-        while receive()["type"] != "websocket.disconnect":
-            pass
-        try:
-            for _ in range(WINDOW_EVENTS + 1):
-                send({"type": "websocket.send", "text": "too late"})
-        except Disconnected as error:
-            raised.put(error)
-            raise
-
-    start(talks)
-    peer = Peer(server, WEBSOCKET, CONNECT)
-    peer.next()
-    die(server.crossbar)
-    start(hello)
-    assert isinstance(raised.get(timeout=30), OSError)
-
-
-@pytest.mark.parametrize(
-    ("oldest", "newest", "chosen"), [(2, 2, 2), (2, 3, 2), (1, 2, 2), (3, 4, None), (1, 1, None)]
-)
-def test_the_newest_version_that_both_know_is_spoken(oldest, newest, chosen):
-    assert wire.negotiate_version(oldest, newest) == chosen
-
-
 def test_a_relay_of_the_next_release_is_understood(server, start, monkeypatch):
     monkeypatch.setattr(relay_connection, "VERSION", wire.VERSION + 1)
     start(hello)
     assert Peer(server, HTTP, REQUEST).end()[0]["status"] == 200
 
 
-def test_a_relay_that_speaks_only_other_versions_is_told_so(server, start, monkeypatch, caplog):
+def test_a_relay_that_supports_only_other_versions_is_refused(server, start, monkeypatch, caplog):
     for name in ("VERSION", "OLDEST"):
         monkeypatch.setattr(relay_connection, name, 99)
     start(hello)
@@ -287,7 +220,7 @@ def test_a_relay_that_speaks_only_other_versions_is_told_so(server, start, monke
     assert "uses protocol version 99" in caplog.text
 
 
-def test_a_relay_of_version_1_is_told_so_in_its_own_words(server, start):
+def test_a_relay_of_version_1_is_refused_in_a_form_that_it_understands(server, start):
     """That release opened a connection like this, and waited for "end"."""
     start(hello)
     mailbox = server.crossbar.mailbox()
@@ -314,16 +247,6 @@ def test_a_worker_of_version_1_is_recognised(server, redis_server, caplog):
     assert Peer(server, HTTP, REQUEST).end()[0]["status"] == 500
     assert "another release" in caplog.text
     old.close()
-
-
-def test_only_what_means_something_elsewhere_crosses():
-    scope = HTTP | {
-        "state": {"pool": object()},
-        "extensions": {"http.response.pathsend": {}, "websocket.http.response": {}},
-    }
-    crossing = encode_scope(scope)
-    assert "state" not in crossing
-    assert crossing["extensions"] == {"websocket.http.response": {}}
 
 
 def test_nothing_is_left_of_a_thousand_connections(server, start):
@@ -369,7 +292,7 @@ def test_a_connection_waits_so_long_and_no_longer(redis_server, server):
     assert Peer(relay, WEBSOCKET, CONNECT).end()[0]["code"] == 1013
 
 
-def test_only_so_many_wait(redis_server, server):
+def test_the_capacity_of_a_queue_limits_how_many_connections_wait(redis_server, server):
     relay = Relay(redis_server.url, http=Queue("nobody", capacity=1, seconds=0.5))
     peers = [Peer(relay, HTTP, REQUEST) for _ in range(2)]
     assert [peer.end()[0]["status"] for peer in peers] == [503, 503]
@@ -388,7 +311,9 @@ def test_what_was_sent_once_is_not_sent_again(server, start):
     assert texts == ["['a', 1]", "['b', 1]", "['a', 2]"]
 
 
-def test_what_a_worker_says_at_once_to_a_peer_goes_out_in_one_piece(server, start, monkeypatch):
+def test_messages_that_a_worker_sends_at_once_are_written_to_the_peer_in_one_piece(
+    server, start, monkeypatch
+):
     def application(scope, receive, send):
         receive()
         send({"type": "websocket.accept"})
