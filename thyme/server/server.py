@@ -166,7 +166,7 @@ class Server:
         return counters
 
     @property
-    def open_listener(self) -> bool:
+    def listening(self) -> bool:
         """True from `start()` to `stop()`."""
         return bool(self._listeners) and not self.stopping
 

@@ -9,43 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.thyme.protocol.parsing import GET, HOST, events, joined, refusal, request
 from thyme.config import Config
 from thyme.protocol.http import END, HTTPEvent, Refusal, Request
 from thyme.protocol.http11 import RequestParser
-
-HOST = b"Host: example.org\r\n"
-GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
-
-
-def events(*pieces: bytes, config: Config | None = None) -> list[HTTPEvent]:
-    parser = RequestParser(config or Config())
-    for piece in pieces:
-        parser.feed(piece)
-    return list(parser.events)
-
-
-def request(data: bytes) -> Request:
-    first = events(data)[0]
-    assert isinstance(first, Request), first
-    return first
-
-
-def refusal(data: bytes, config: Config | None = None) -> int:
-    """The status that the last event refuses with."""
-    last = events(data, config=config)[-1]
-    assert isinstance(last, Refusal), last
-    return last.status
-
-
-def joined(found: list[HTTPEvent]) -> list[HTTPEvent]:
-    """The same events with neighbouring pieces of body made one."""
-    result: list[HTTPEvent] = []
-    for event in found:
-        if isinstance(event, bytes) and result and isinstance(result[-1], bytes):
-            result[-1] += event
-        else:
-            result.append(event)
-    return result
 
 
 def test_a_request_is_its_head_then_its_end() -> None:
@@ -105,78 +72,6 @@ def test_persistence_rfc_9112_9_3(head: bytes, expected: bool) -> None:
     assert request(head + b"\r\n").keep_alive is expected
 
 
-# Host and the target.
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        b"",
-        HOST + HOST,
-        b"Host: a b\r\n",
-        b"Host: a/b\r\n",
-        b"Host: user@a\r\n",
-        b"Host: a:b\r\n",
-        b"Host: [::1\r\n",
-        b"Host: a, b:1, c\r\n",
-    ],
-)
-def test_a_missing_second_or_invalid_host_is_400_rfc_9112_3_2(fields: bytes) -> None:
-    assert refusal(b"GET / HTTP/1.1\r\n" + fields + b"\r\n") == 400
-
-
-@pytest.mark.parametrize("host", [b"a", b"a:80", b"127.0.0.1:1", b"[::1]:8000", b"", b"a_b.c"])
-def test_hosts_that_are_good_rfc_3986_3_2_2(host: bytes) -> None:
-    assert request(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").headers == [(b"host", host)]
-
-
-def test_http_1_0_needs_no_host() -> None:
-    assert request(b"GET / HTTP/1.0\r\n\r\n").headers == []
-
-
-def test_absolute_form_replaces_the_host_rfc_9112_3_2_2() -> None:
-    found = request(b"GET http://real.example:80/p?q HTTP/1.1\r\nX: 1\r\n" + HOST + b"\r\n")
-    assert (found.path, found.query) == (b"/p", b"q")
-    assert found.headers == [(b"x", b"1"), (b"host", b"real.example:80")]
-
-
-@pytest.mark.parametrize(
-    ("target", "path"), [(b"http://a", b"/"), (b"https://a?q", b"/"), (b"HTTP://a/b", b"/b")]
-)
-def test_absolute_form_without_a_path_means_the_root_rfc_9110_4_2_3(
-    target: bytes, path: bytes
-) -> None:
-    assert request(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n").path == path
-
-
-def test_absolute_form_still_needs_one_host_field_rfc_9112_3_2() -> None:
-    assert refusal(b"GET http://a/ HTTP/1.1\r\n\r\n") == 400
-    assert refusal(b"GET http://a/ HTTP/1.1\r\n" + HOST + HOST + b"\r\n") == 400
-
-
-def test_asterisk_form_is_for_options_rfc_9112_3_2_4() -> None:
-    assert request(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n").path == b"*"
-    assert refusal(b"GET * HTTP/1.1\r\n" + HOST + b"\r\n") == 400
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        b"/a#b",
-        b"a",
-        b"ftp://a/",
-        b"http://u@a/",
-        b"http:///a",
-        b"/\x00",
-        b"/\xc3\xa9",
-        b"/a b",
-        b"",
-    ],
-)
-def test_targets_of_no_known_form_are_400_rfc_9112_3_2(target: bytes) -> None:
-    assert refusal(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n") == 400
-
-
 # Request smuggling, RFC 9112 11.2: whatever two readers could frame differently is refused.
 
 SMUGGLING = {
@@ -226,48 +121,13 @@ def test_bad_chunks_are_400_rfc_9112_7_1(name: str) -> None:
     assert refusal(CHUNKED + BAD_CHUNKS[name]) == 400
 
 
-@pytest.mark.parametrize("coding", [b"gzip, chunked", b"xchunked", b"identity"])
-def test_transfer_codings_not_understood_are_501_rfc_9112_6_1(coding: bytes) -> None:
-    data = b"POST / HTTP/1.1\r\nTransfer-Encoding: " + coding + b"\r\n" + HOST + b"\r\n"
-    assert refusal(data) == 501
-
-
 def test_nothing_is_read_after_a_refusal() -> None:
     assert len(events(b"GET * HTTP/1.1\r\n\r\n", GET, GET)) == 1
-
-
-# Versions, methods, expectations.
-
-
-@pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9"])
-def test_other_major_versions_are_505_rfc_9110_15_6_6(version: bytes) -> None:
-    assert refusal(b"GET / " + version + b"\r\n" + HOST + b"\r\n") == 505
-
-
-def test_http_0_9_without_a_version_is_505() -> None:
-    assert refusal(b"GET /\r\n\r\n") == 505
 
 
 @pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00", b"GET\t/ HTTP/1.1\r\n\r\n", b"get /"])
 def test_what_is_not_http_is_400(data: bytes) -> None:
     assert refusal(data) == 400
-
-
-def test_connect_is_501_rfc_9110_9_3_6() -> None:
-    assert refusal(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n") == 501
-
-
-def test_100_continue_is_noted_rfc_9110_10_1_1() -> None:
-    data = b"PUT / HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-Continue\r\n" + HOST + b"\r\n"
-    assert request(data).expects_continue
-
-
-def test_expectations_of_http_1_0_are_ignored_rfc_9110_10_1_1() -> None:
-    assert not request(b"PUT / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n").expects_continue
-
-
-def test_other_expectations_are_417_rfc_9110_10_1_1() -> None:
-    assert refusal(b"PUT / HTTP/1.1\r\nExpect: cake\r\n" + HOST + b"\r\n") == 417
 
 
 # Upgrades.
@@ -320,15 +180,6 @@ def test_a_long_target_is_414_rfc_9112_3() -> None:
     assert len(events(b"GET /" + b"a" * 19 + b" HTTP/1.1\r\n" + HOST + b"\r\n", config=small)) == 2
 
 
-def test_a_long_head_is_431_rfc_6585_5() -> None:
-    field = b"X: " + b"a" * 200 + b"\r\n"
-    assert refusal(b"GET / HTTP/1.1\r\n" + field + HOST + b"\r\n", Config(head_bytes=200)) == 431
-
-
-def test_many_fields_are_431_rfc_6585_5() -> None:
-    assert refusal(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 100 + HOST + b"\r\n") == 431
-
-
 def test_a_head_that_never_ends_is_431_before_it_fills_the_memory() -> None:
     parser = RequestParser(Config())
     parser.feed(b"GET / HTTP/1.1\r\nX: ")
@@ -337,12 +188,6 @@ def test_a_head_that_never_ends_is_431_before_it_fills_the_memory() -> None:
     assert list(parser.events) == [
         Refusal(431, "the head exceeds 65536 bytes or 100 header fields")
     ]
-
-
-def test_an_announced_body_over_the_limit_is_413_before_the_application_is_asked() -> None:
-    data = b"POST / HTTP/1.1\r\nContent-Length: 11\r\n" + HOST + b"\r\n"
-    assert [type(event) for event in events(data, config=Config(body_bytes=10))] == [Refusal]
-    assert refusal(data, Config(body_bytes=10)) == 413
 
 
 def test_a_chunked_body_over_the_limit_is_413() -> None:
@@ -456,43 +301,3 @@ def test_a_refusal_after_an_upgrade_that_is_ignored_is_a_refusal_rfc_9110_7_8() 
     refusal = parser.events[-1]
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "got 0 Host header fields, expected one"
-
-
-# A request with the fields of the one before on its connection is not parsed again.
-
-LINES = ["GET / HTTP/1.1", "GET /a%20b?c=d HTTP/1.1", "HEAD / HTTP/1.1", "POST / HTTP/1.1",
-         "GET /\x7f HTTP/1.1", "GET /a#b HTTP/1.1", "GET http://b.org/ HTTP/1.1",
-         "GET / HTTP/1.0", "GET  / HTTP/1.1", "get / HTTP/1.1", "", " ",
-         "GET /" + 9000 * "x"]  # fmt: skip
-FIELDS = ["Host: a.org", "Host: b.org", "Cookie: c=d", "cookie: c=d ", "Connection: close",
-          "Content-Length: 0", "Content-Length: 2", "Upgrade: h2c", "Expect: 100-continue",
-          "Transfer-Encoding: chunked", " folded", "no field"]  # fmt: skip
-heads = st.builds(
-    lambda line, fields: "\r\n".join([line, *fields, "", ""]).encode("latin-1"),
-    st.sampled_from(LINES),
-    st.lists(st.sampled_from(FIELDS), max_size=2).map(lambda some: ["Host: a.org", *some]),
-)
-
-
-@given(st.lists(heads, min_size=2, max_size=6), st.booleans())
-@example([GET, GET, GET + GET, GET], True)
-def test_what_was_said_before_changes_nothing_of_what_is_said_now(pieces, taken):
-    parser, together = RequestParser(Config()), RequestParser(Config())
-    found = []
-    for piece in pieces:
-        parser.feed(piece)
-        if taken:
-            found += parser.events
-            parser.events.clear()
-    together.feed(b"".join(pieces))
-    assert joined([*found, *parser.events]) == joined(list(together.events))
-
-
-def test_a_repeated_request_has_headers_of_its_own():
-    parser = RequestParser(Config())
-    for _ in range(3):
-        parser.feed(GET)
-        found = parser.events.popleft()
-        assert found.headers == [(b"host", b"example.org")]
-        found.headers.clear()
-        assert parser.events.popleft() is END

@@ -1,14 +1,12 @@
-"""Peers that do not read, and peers that do not answer: what is done is a setting."""
+"""Peers that do not read: what is done is a setting."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-import time
 from typing import Any
 
-import gevent
 import pytest
 from gevent.event import Event as Signal
 from websockets.frames import Opcode
@@ -27,8 +25,6 @@ from tests.thyme.serving import (
 from thyme.asgi import Event, Receive, Scope, Send
 from thyme.errors import Disconnected
 from thyme.loop.bridge import adapt
-from thyme.server.heartbeat import Heartbeat
-from thyme.server.stream import Stream, plain_socket
 
 TEXT = {"type": "websocket.send", "text": "x" * 65536}
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -202,78 +198,3 @@ def test_a_response_is_cut_off_after_slow_seconds() -> None:
         gone.wait()
         eventually(lambda: not server.open_connections)
         assert not peer.read_all().endswith(b"0\r\n\r\n")
-
-
-# Pings: RFC 6455 5.5.2.
-
-
-def heard_between_pings(browser: Browser) -> bytes:
-    while (frame := browser.next()).opcode is Opcode.PING:
-        pass
-    return bytes(frame.data)
-
-
-def test_a_silent_websocket_is_pinged_and_stays_when_it_answers() -> None:
-    with serving(echo, ping_seconds=0.02, pong_seconds=4) as server, Browser(server) as browser:
-        for _ in range(2):  # the second is for those who have answered the first
-            assert browser.next().opcode is Opcode.PING
-            browser.flush()
-        browser.say("a")
-        assert heard_between_pings(browser) == b"a"
-
-
-def test_a_websocket_that_does_not_answer_a_ping_is_closed() -> None:
-    heard: list[Event] = []
-
-    def application(scope: Scope, receive: Receive, send: Send) -> None:
-        receive()
-        send({"type": "websocket.accept"})
-        heard.append(receive())
-
-    with serving(application, ping_seconds=0.02, pong_seconds=0.02) as server:
-        with Browser(server) as browser:
-            eventually(lambda: heard)
-            assert (heard[0]["type"], heard[0]["code"]) == ("websocket.disconnect", 1011)
-            assert browser.closed() == (1011, "no answer to a ping")
-
-
-def test_a_peer_is_not_blamed_when_we_stood_still_and_its_answer_is_here() -> None:
-    ours, peers = socket.socketpair()
-    stream, blamed = Stream(plain_socket(ours)), []
-
-    def ping() -> None:
-        peers.send(b"pong")
-        time.sleep(0.05)  # nothing runs in this thread, for longer than a pong may take
-
-    reader = gevent.spawn(stream.read)
-    heartbeat = Heartbeat(
-        stream,
-        0.01,
-        0.02,
-        send_ping=ping,
-        on_timeout=lambda: blamed.append(1),
-        is_reading=lambda: True,
-    )
-    assert reader.get(timeout=30) == b"pong"
-    gevent.sleep(0)
-    heartbeat.stop()
-    stream.close()
-    peers.close()
-    assert not blamed
-
-
-def test_a_peer_is_not_blamed_while_the_application_does_not_receive() -> None:
-    go_on = Signal()
-
-    def application(scope: Scope, receive: Receive, send: Send) -> None:
-        receive()
-        send({"type": "websocket.accept"})
-        go_on.wait()
-        send({"type": "websocket.send", "text": receive()["text"]})
-
-    with serving(application, ping_seconds=0.01, pong_seconds=0.01) as server:
-        with Browser(server) as browser:
-            browser.say("here")
-            gevent.sleep(0.1)
-            go_on.set()
-            assert heard_between_pings(browser) == b"here"
