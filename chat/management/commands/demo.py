@@ -39,7 +39,7 @@ class Command(BaseCommand):
             metavar="FILE",
             help="store generated passwords in FILE (JSON, readable by its owner only)",
         )
-        parser.add_argument("--migrate", action="store_true", help="first run `migrate`")
+        parser.add_argument("--migrate", action="store_true", help="run `migrate` first")
         parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
     def handle(self, *args: Any, **options: Any) -> None:
