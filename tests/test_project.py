@@ -274,12 +274,12 @@ IMPORT_IN_FUNCTIONS = {
     "thyme.cli.main": "a program: what a plain server does not need is not loaded",
     "thyme.run": "a program: it asks for Redis or Postgres only if it is to use them",
     "thyme.testing": "a program: it patches its process before it imports the rest",
-    "thyme.management.commands.runserver": "a program: Django imports every command",
-    "thyme.management.commands.runworker2": "a program, for gevent or for plain asyncio",
     "gredis": "public names, imported when asked for: only the channel layer needs Channels",
     "gredis.drivers": "where the driver is chosen: that of the running loop",
-    "gredis.channels.layer": "its figures are read on gevent only",
     "gredis.channels.encryption": "cryptography is optional",
+    "thyme.management.commands.runserver": "a program: Django imports every command",
+    "thyme.management.commands.runworker2": "a program, for gevent or for plain asyncio",
+    "gredis.channels.layer": "only /metrics needs the figures, and the driver that reads them",
 }
 
 
@@ -333,9 +333,6 @@ def test_docstrings_say_what_is_done_or_returned(module):
 
 
 TESTED_ELSEWHERE = {
-    "gredis.carriers.base": "tests/gredis/carriers/test_redis.py",
-    "gredis.channels.layer": "tests/contract/test_channel_layer.py",
-    "gredis.errors": "tests/contract/test_faults.py",
     "thyme.asgi": "tests/thyme/test_loading.py",
     "thyme.config": "tests/thyme/cli/test_options.py",
     "thyme.errors": "tests/thyme/test_loading.py",
@@ -348,9 +345,6 @@ TESTED_ELSEWHERE = {
     "thyme.server.http_cycle": "tests/thyme/server/test_connection.py",
     "thyme.server.refusals": "tests/thyme/server/test_connection.py",
     "thyme.split.drivers.asyncio": "tests/faults/test_death.py",
-    "thyme.split.relay.asyncio": "tests/system/test_matrix.py",
-    "thyme.split.worker.asyncio": "tests/faults/test_death.py",
-    "thyme.split.worker.endpoint": "tests/thyme/split/relay/test_endpoint.py",
     "thyme.split.worker.gevent": "tests/thyme/split/relay/test_gevent.py",
 }
 """Modules without a test file of their own name, and the file that tests them."""
