@@ -336,16 +336,7 @@ TESTED_ELSEWHERE = {
     "thyme.asgi": "tests/thyme/test_loading.py",
     "thyme.config": "tests/thyme/cli/test_options.py",
     "thyme.errors": "tests/thyme/test_loading.py",
-    "thyme.protocol.close_codes": "tests/thyme/protocol/test_websocket.py",
-    "thyme.protocol.frames": "tests/thyme/protocol/test_websocket.py",
-    "thyme.protocol.head_cache": "tests/thyme/protocol/test_http11.py",
-    "thyme.protocol.head_rules": "tests/thyme/protocol/test_http11.py",
     "thyme.protocol.http": "tests/thyme/protocol/test_http11.py",
-    "thyme.server.heartbeat": "tests/thyme/server/test_slow_client.py",
-    "thyme.server.http_cycle": "tests/thyme/server/test_connection.py",
-    "thyme.server.refusals": "tests/thyme/server/test_connection.py",
-    "thyme.split.drivers.asyncio": "tests/faults/test_death.py",
-    "thyme.split.worker.gevent": "tests/thyme/split/relay/test_gevent.py",
 }
 """Modules without a test file of their own name, and the file that tests them."""
 
