@@ -155,17 +155,22 @@ class Link:
         if not self._scheduled:
             self._schedule()
 
-    def send_event(self, connection: int, event: Event, size: int, *once: Any) -> None:
-        """Send an event of `size` bytes to the other side's end of a connection.
+    def send_event(self, connection: int, event: Event, size: int) -> None:
+        """Send an event of `size` bytes to the worker."""
+        self._batch.add(connection, EVENT, event, size=size)
+        if not self._scheduled:
+            self._schedule()
 
-        `once` is given in the direction to the relay only: `None`, or the event's [stream, number].
-        Then an event that many connections get in the same round travels once.
+    def send_output(self, connection: int, event: Event, size: int, once: Any) -> None:
+        """Send an event of `size` bytes to the relay; `once` is its [stream, number], or None.
+
+        An event that many connections get in the same round travels once.
         """
-        key = event.get("text") if once else None
+        key = event.get("text")
         if key is None:
-            self._batch.add(connection, EVENT, event, *once, size=size)
+            self._batch.add(connection, EVENT, event, once, size=size)
         else:
-            self._batch.add_shared(connection, key, event, once[0], size)
+            self._batch.add_shared(connection, key, event, once, size)
         if not self._scheduled:
             self._schedule()
 

@@ -77,7 +77,7 @@ def posted_all(link: Link, post: Post) -> None:
 
 def test_a_line_for_many_travels_once(link, post):
     for connection in (1, 2, 3):
-        link.send_event(connection, dict(LINE), 65, ["s", 7])
+        link.send_output(connection, dict(LINE), 65, ["s", 7])
     posted_all(link, post)
     assert post[0].entries == [[[1, 2, 3], EVENT, LINE, ["s", 7]]]
 
@@ -86,14 +86,14 @@ def test_equal_lines_that_are_sent_twice_are_not_merged(link, post):
     """They have different "once": a peer that has received the first must get the second, too."""
     for once in (["s", 7], ["s", 8]):
         for connection in (1, 2):
-            link.send_event(connection, dict(LINE), 65, once)
+            link.send_output(connection, dict(LINE), 65, once)
     posted_all(link, post)
     assert post[0].entries == [[[1, 2], EVENT, LINE, ["s", 7]], [[1, 2], EVENT, LINE, ["s", 8]]]
 
 
 def test_a_line_for_many_is_in_order_for_each_whenever_it_is_sent(link, post):
     for connection, number in ((1, 7), (1, 8), (2, 7), (2, 8)):
-        link.send_event(connection, dict(LINE), 65, ["s", number])
+        link.send_output(connection, dict(LINE), 65, ["s", number])
     posted_all(link, post)
     for connection in (1, 2):
         texts = [entry[3] for entry in post[0].entries if connection in entry[0]]
@@ -101,10 +101,10 @@ def test_a_line_for_many_is_in_order_for_each_whenever_it_is_sent(link, post):
 
 
 def test_order_on_a_connection_is_kept_when_lines_are_shared(link, post):
-    link.send_event(1, {**LINE, "text": "a"}, 65, None)
-    link.send_event(2, {**LINE, "text": "b"}, 65, None)
-    link.send_event(2, {**LINE, "text": "a"}, 65, None)
-    link.send_event(1, {**LINE, "text": "b"}, 65, None)
+    link.send_output(1, {**LINE, "text": "a"}, 65, None)
+    link.send_output(2, {**LINE, "text": "b"}, 65, None)
+    link.send_output(2, {**LINE, "text": "a"}, 65, None)
+    link.send_output(1, {**LINE, "text": "b"}, 65, None)
     posted_all(link, post)
     for connection, expected in ((1, "ab"), (2, "ba")):
         texts = [entry[2]["text"] for entry in post[0].entries if connection in entry[0]]
@@ -125,7 +125,7 @@ def test_entries_that_are_sent_while_a_batch_is_posted_travel_together(link, pos
 def test_a_large_batch_travels_in_portions(link, post):
     event = {"type": "websocket.send", "bytes": bytes(60_000)}
     for connection in range(64):
-        link.send_event(connection, event, event_size(event), None)
+        link.send_output(connection, event, event_size(event), None)
     posted_all(link, post)
     assert len(post) == -(-64 * 60_064 // BATCH_BYTES)
     assert [entry[0] for batch in post for entry in batch.entries] == [[n] for n in range(64)]
@@ -134,7 +134,7 @@ def test_a_large_batch_travels_in_portions(link, post):
 def test_a_batch_whose_entries_are_larger_than_counted_is_split_to_fit_messages(link, post):
     headers = [[b"x-large", bytes(100_000)]] * 20
     for connection in range(30):  # 60 MB of headers, which no size includes
-        link.send_event(connection, {"type": "http.response.start", "headers": headers}, 64, None)
+        link.send_output(connection, {"type": "http.response.start", "headers": headers}, 64, None)
     posted_all(link, post)
     assert len(post) > 3
     assert [entry[0] for batch in post for entry in batch.entries] == [[n] for n in range(30)]

@@ -68,6 +68,10 @@ CHECKED_KEYS = {
 
 NO_KEYS: frozenset[str] = frozenset()
 
+# Looked up once: each access to a member of an enum costs as much as a small function call, and
+# these two are needed for every event (bench: room-100, "thyme split").
+_SERVING, _DISCONNECTED = OwnershipState.SERVING, OwnershipState.DISCONNECTED
+
 
 class WorkerConnection(ABC):
     """The worker's end of one connection.
@@ -137,7 +141,7 @@ class WorkerConnection(ABC):
 
     @property
     def _peer_gone(self) -> bool:
-        return self.ownership is OwnershipState.DISCONNECTED or self.link.closed
+        return self.ownership is _DISCONNECTED or self.link.closed
 
     # -- entries from the relay
 
@@ -173,15 +177,16 @@ class WorkerConnection(ABC):
         Asking for an event is a message in itself. It says that the application has consumed the
         last one; and, if the worker is stopping, that this is a good moment to leave.
         """
-        self._consume_last_event()
-        if self.ownership is OwnershipState.STOPPING:
-            self._leave_or_close()
-        return self._next_event()
+        if self._unconsumed_size:
+            self._consume_last_event()
+        if self.ownership is not _SERVING:
+            if self.ownership is OwnershipState.STOPPING:
+                self._leave_or_close()
+            return self._next_event_at_the_end()
+        return self._next_received() if self._received else None
 
     def _consume_last_event(self) -> None:
         size, self._unconsumed_size = self._unconsumed_size, 0
-        if not size:
-            return
         if self._receive_window.consumed(size):
             self.acknowledge()
         elif self._has_note:
@@ -209,7 +214,8 @@ class WorkerConnection(ABC):
             self.acknowledge()
             self.link.send(self.number, LEAVE)
 
-    def _next_event(self) -> Event | None:
+    def _next_event_at_the_end(self) -> Event | None:
+        """Return the next event when this worker does not simply serve the connection any more."""
         state = self.ownership
         if state in (OwnershipState.LEAVING, OwnershipState.HANDED_OVER):
             return None
@@ -243,7 +249,7 @@ class WorkerConnection(ABC):
         `ValueError` or `TypeError` for an event that cannot be sent to another process.
         """
         kind = event["type"]
-        if self._peer_gone:
+        if self.ownership is _DISCONNECTED or self.link.closed:
             return self._discard(kind)
         if kind == "http.response.start":
             _check(event)
@@ -274,7 +280,7 @@ class WorkerConnection(ABC):
     @property
     def has_room(self) -> bool:
         """Whether everything has been sent and more may be. True as well when the peer is gone."""
-        return self._peer_gone or (not self._unsent and self._send_window.open)
+        return (not self._unsent and self._send_window.open) or self._peer_gone
 
     def _discard(self, kind: str) -> bool:
         """Discard an event, because the peer is gone.
@@ -295,7 +301,7 @@ class WorkerConnection(ABC):
         if "once" in event:
             event = dict(event)
             once = event.pop("once")
-        self.link.send_event(self.number, event, size, once)
+        self.link.send_output(self.number, event, size, once)
 
     def _send_large(self, event: Event) -> bool:
         if self._response_start is not None:
