@@ -19,7 +19,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from thyme.asgi import BlockingApplication, Event, Receive, Scope, Send
+from thyme.asgi import Application, BlockingApplication, Event, Receive, Scope, Send
 from thyme.config import Config
 from thyme.server import server as server_module
 from thyme.server.server import Server
@@ -30,7 +30,7 @@ KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
 @contextmanager
-def serving(application: BlockingApplication, **settings: Any) -> Iterator[Server]:
+def serving(application: Application | BlockingApplication, **settings: Any) -> Iterator[Server]:
     """A running server; afterwards all of it is gone."""
     server = Server(application, Config(port=0, **{"drain_seconds": 1, **settings}))
     server.start()
@@ -169,9 +169,9 @@ class Browser(Peer):
         self.flush()
         self.frames: list[Frame] = []
         while self.protocol.state is State.CONNECTING and not self.protocol.handshake_exc:
-            self._receive()
+            self.receive()
 
-    def _receive(self) -> None:
+    def receive(self) -> None:
         if data := self.socket.recv(65536):
             self.protocol.receive_data(data)
         else:
@@ -187,7 +187,7 @@ class Browser(Peer):
 
     def next(self) -> Frame:
         while not self.frames:
-            self._receive()
+            self.receive()
         return self.frames.pop(0)
 
     def hear(self) -> str:
@@ -202,7 +202,7 @@ class Browser(Peer):
     def closed(self) -> tuple[int | None, str | None]:
         """Wait for the end; the close code and reason that the server gave."""
         while self.protocol.close_rcvd is None:
-            self._receive()
+            self.receive()
         self.flush()
         self.read_all()
         return self.protocol.close_rcvd.code, self.protocol.close_rcvd.reason

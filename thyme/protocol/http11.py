@@ -154,7 +154,7 @@ class RequestParser:
         """Bound the bytes that are parsed without giving an event.
 
         A head is limited in two phases. While it is incomplete, this check counts raw bytes after
-        each `feed()`, so that nobody can send an endless head; but only those of a head that had
+        each `feed()`, so that no peer can send an endless head; but only those of a head that had
         begun in an earlier `feed()`, because the bytes of one `feed()` may be of several requests.
         Once it is complete, `check_size()` counts its own target and fields exactly. Between two
         pieces of a body the limit is that for chunk extensions and trailers.

@@ -28,7 +28,7 @@ HTTP_EXTENSIONS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """What all requests of one connection have in common.
+    """The facts that all requests of one connection share.
 
     `client` and `server` are (host, port), or None for a client on a unix socket. `secure`: the
     browser uses TLS. `state`: what the application's startup returned (`server/lifespan.py`).

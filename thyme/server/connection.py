@@ -226,7 +226,7 @@ class HTTPConnection:
     def _read_more(self, seconds: float | None = None) -> bool:
         """Feed the protocol what the peer sends next; return False at the end, or after `seconds`.
 
-        Reads `HEAD_READ_BYTES` only, so that few pipelined requests are parsed ahead of their turn.
+        Reads `HEAD_READ_BYTES` only, so that few pipelined requests are parsed early.
         """
         try:
             if seconds is None:

@@ -23,8 +23,8 @@ class Heartbeat:
     """Calls `send_ping` when `stream` was silent for `ping_seconds`.
 
     Calls `on_timeout`, once, when it stays silent for `pong_seconds` more. Silence does not count
-    while nobody reads, which `is_reading` tells: if the application takes no events, a pong stays
-    unseen, and that is not the peer's fault. Nor is it if this process was blocked: before the
+    while `is_reading` returns False: if the application takes no events, a pong stays unseen, and
+    that is not the peer's fault. Nor is it if this process was blocked: before the
     timeout, the loop gets one more iteration to read what has arrived in the meantime.
     """
 

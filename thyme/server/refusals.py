@@ -17,7 +17,7 @@ from thyme.server.stream import RequestStream
 TOO_MANY_CONNECTIONS = Refusal(503, "too many connections")
 SHUTTING_DOWN = Refusal(503, "server is shutting down")
 
-# RFC 9110 15.6.1. The peer is not told why; the log is.
+# RFC 9110 15.6.1. The log has the reason; the peer does not get it.
 APPLICATION_FAILED = Refusal(500, "the application failed")
 
 # ASGI, websocket.close: "If this is sent before the socket is accepted, the server must close the

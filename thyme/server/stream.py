@@ -3,7 +3,7 @@
 A gevent socket leaves open what happens when greenlets share it, or die while they wait for it.
 Decided here:
 
-* One greenlet reads at a time, as `read_lock` says. Its wait can be ended by another greenlet
+* One greenlet reads at a time, under `read_lock`. Its wait can be ended by another greenlet
   (`cancel_read`) or by its own death, and no byte is lost.
 * Many may write. Each piece goes out whole and in order, even if its writer is killed half-way.
 * Writes are coalesced on request: see `write_coalesced`.
@@ -126,7 +126,7 @@ class Stream:
         self._coalescing = _coalescing_streams(self._hub)
         self._on_backlog: Callable[[], None] | None = None
         self._flusher: gevent.Greenlet | None = None
-        self._ahead = b""  # read before its turn
+        self._ahead = b""  # received early, or pushed back
         self._maybe_more = False  # the last receive filled its buffer
         self._work = 0
         self._cancellations = 0

@@ -266,7 +266,7 @@ class WebSocketCycle:
             except ReadCancelled:
                 return  # the state has changed: the caller looks again
             frames = websocket.receive_data(data) if data else websocket.receive_eof()
-        if websocket.writes:  # a pong, say
+        if websocket.writes:  # for example a pong
             self._flush()
         self.stream.work_done(frames)
 

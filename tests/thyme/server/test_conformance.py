@@ -30,7 +30,7 @@ def server() -> Iterator[Server]:
 def closed_with(browser: Browser) -> int | None:
     """The code of the server's close frame, after whatever it says before."""
     while browser.protocol.close_rcvd is None:
-        browser._receive()
+        browser.receive()
     return browser.protocol.close_rcvd.code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -25,7 +26,7 @@ from tests.thyme.serving import (
     settled,
     start,
 )
-from thyme.asgi import Event, Receive, Scope, Send
+from thyme.asgi import Application, Event, Receive, Scope, Send, Transport
 from thyme.errors import ApplicationError, Disconnected
 
 UPGRADE = (
@@ -301,23 +302,32 @@ def test_wrong_events_before_accept_say_what_was_expected(event: Event) -> None:
     assert "expected" in errors[0]
 
 
-def test_messages_that_are_gathered_go_out_in_one_piece_and_in_order() -> None:
+class OnTransport(Application):
+    """An application that is given its transport."""
+
+    def __init__(self, function: Callable[[Transport], None]) -> None:
+        self.function = function
+
+    def serve(self, scope: Scope, transport: Transport) -> None:
+        self.function(transport)
+
+
+def test_messages_that_are_coalesced_go_out_in_one_piece_and_in_order() -> None:
     sent: list[int] = []
 
-    def application(scope: Scope, receive: Receive, send: Send) -> None:
-        cycle: Any = send.__self__  # type: ignore[attr-defined]
-        send(ACCEPT)
-        for cycle.coalesce in (True, False):
-            sent.append(cycle.stream.sent)
-            send(message("a"))
-            sent.append(cycle.stream.sent)
-            send(message("b"))
+    def talk(transport: Transport) -> None:
+        transport.send(ACCEPT)
+        for transport.coalesce in (True, False):
+            sent.append(server.counters().bytes_sent)
+            transport.send(message("a"))
+            sent.append(server.counters().bytes_sent)
+            transport.send(message("b"))
             gevent.sleep(0)
-        sent.append(cycle.stream.sent)
-        receive()
-        receive()
+        sent.append(server.counters().bytes_sent)
+        transport.receive()
+        transport.receive()
 
-    with serving(application) as server, Browser(server) as browser:
+    with serving(OnTransport(talk)) as server, Browser(server) as browser:
         assert [browser.hear() for _ in range(4)] == ["a", "b", "a", "b"]
     opened, gathered, after_a_round, at_once, end = sent
     size = len(b"\x81\x01a")
@@ -326,14 +336,13 @@ def test_messages_that_are_gathered_go_out_in_one_piece_and_in_order() -> None:
     ]  # fmt: skip
 
 
-def test_a_close_follows_what_was_gathered() -> None:
-    def application(scope: Scope, receive: Receive, send: Send) -> None:
-        cycle: Any = send.__self__  # type: ignore[attr-defined]
-        send(ACCEPT)
-        assert cycle.send_nowait(message("a"))
-        send({"type": "websocket.close", "code": 4001})
+def test_a_close_follows_what_was_coalesced() -> None:
+    def talk(transport: Transport) -> None:
+        transport.send(ACCEPT)
+        assert transport.send_nowait(message("a"))
+        transport.send({"type": "websocket.close", "code": 4001})
 
-    with serving(application) as server, Browser(server) as browser:
+    with serving(OnTransport(talk)) as server, Browser(server) as browser:
         assert browser.hear() == "a"
         assert browser.closed() == (4001, "")
 
