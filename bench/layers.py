@@ -74,10 +74,10 @@ class Process:
 
     def line(self) -> str:
         assert self.popen.stdout is not None
-        said = self.popen.stdout.readline()
-        if not said:
+        line = self.popen.stdout.readline()
+        if not line:
             raise RuntimeError("a process of the comparison has exited")
-        return said.rstrip()
+        return line.rstrip()
 
     def command(self, text: str) -> None:
         assert self.popen.stdin is not None
@@ -111,8 +111,8 @@ def send(started: list[Process]) -> None:
     """Send one message; return when all members have received it."""
     sender, others = started[0], started[1:]
     sender.command(f"send {TEXT}")
-    said = {sender.line()} | ({sender.line()} if not others else set())
-    assert said <= {"sent", "received"}
+    answers = {sender.line()} | ({sender.line()} if not others else set())
+    assert answers <= {"sent", "received"}
     for each in others:
         assert each.line() == "received"
 

@@ -1,4 +1,4 @@
-"""Permissions: which user may be in which room, as the database says at each command.
+"""Permissions: which user may be in which room, read from the database at each command.
 
 A WebSocket may stay open for days, while the user and session that Channels puts into its scope
 are those of the handshake. So both are read again: a user who could not load a page now, because

@@ -11,7 +11,7 @@ from django.conf import settings
 DEFAULTS: dict[str, Any] = {
     # Notify a room when a user enters or leaves it.
     "NOTIFY_USERS_ON_ENTER_OR_LEAVE_ROOMS": True,
-    "MSG_TYPE_MESSAGE": 0,  # what a user said
+    "MSG_TYPE_MESSAGE": 0,  # a message of a user
     "MSG_TYPE_WARNING": 1,  # yellow
     "MSG_TYPE_ALERT": 2,  # red
     "MSG_TYPE_MUTED": 3,  # unobtrusive

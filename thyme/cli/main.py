@@ -45,7 +45,7 @@ _LOGGER = logging.getLogger("thyme")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server until it is told to stop; return the exit code of the process."""
+    """Run the server until it is stopped; return the exit code of the process."""
     options = read_options(arguments, os.environ)
     _configure_logging()
     config = build_config(options)

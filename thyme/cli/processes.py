@@ -5,7 +5,7 @@ an ordinary `python -m thyme` with the same options. A process that exits is res
 (`supervisor/child.py`).
 
 A restart (SIGHUP, or a changed file with --reload) starts a new generation of processes beside the
-old one. Only when the new generation is ready is the old one told to stop; the sockets stay open
+old one. Only when the new generation is ready is the old one stopped; the sockets stay open
 throughout, so no connection is refused. If the new generation cannot start, the old one continues.
 A single server (without --processes) that receives SIGHUP becomes such a parent: it hands its
 sockets over and finishes its own requests.
