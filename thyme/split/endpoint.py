@@ -41,7 +41,7 @@ end of its own connection to that process a little later."""
 
 
 class Driver(Protocol):
-    """The services that an endpoint needs from its event loop. One per endpoint; no method waits."""
+    """The services that an endpoint needs from its event loop; none of its methods waits."""
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call `function` at the end of this round of the event loop."""
