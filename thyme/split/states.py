@@ -53,7 +53,7 @@ class RelayedState(Enum):
 
 
 class RelayedTrigger(Enum):
-    """What changes the state of a connection in the relay."""
+    """The triggers that change the state of a connection in the relay."""
 
     ANSWER = auto()  # the first event for the peer
     LEAVE = auto()  # its worker is stopping, and the WebSocket can be resumed
@@ -85,7 +85,7 @@ class AssignmentState(Enum):
 
 
 class AssignmentTrigger(Enum):
-    """What changes the state of an assignment."""
+    """The triggers that change the state of an assignment."""
 
     HELLO = auto()
     ACCEPT = auto()
@@ -102,7 +102,7 @@ class PeerState(Enum):
 
 
 class PeerTrigger(Enum):
-    """What changes the state of the peer."""
+    """The triggers that change the state of the peer."""
 
     DISCONNECT = auto()
 
@@ -122,7 +122,7 @@ class ApplicationState(Enum):
 
 
 class ApplicationTrigger(Enum):
-    """What changes the state of the application."""
+    """The triggers that change the state of the application."""
 
     START = auto()
     ACCEPT = auto()
@@ -158,7 +158,7 @@ class OwnershipState(Enum):
 
 
 class OwnershipTrigger(Enum):
-    """What changes the ownership of a connection."""
+    """The triggers that change the ownership of a connection."""
 
     STOP = auto()  # the worker is told to stop
     CLOSE = auto()  # at the next receive: there is no note
