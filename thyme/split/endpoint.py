@@ -41,7 +41,7 @@ end of its own connection to that process a little later."""
 
 
 class Driver(Protocol):
-    """The services that an endpoint needs from its event loop; none of its methods waits."""
+    """The interface that an endpoint needs of its event loop. One per endpoint; no method waits."""
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call `function` at the end of this round of the event loop."""
@@ -63,7 +63,7 @@ class Driver(Protocol):
 
 
 class Endpoint:
-    """The common base of both endpoints. `crossbar`: the gredis client of this process or loop."""
+    """The part that both endpoints share. `crossbar`: the gredis client of this process or loop."""
 
     def __init__(self, crossbar: Any, driver: Driver) -> None:
         self.crossbar = crossbar
@@ -168,7 +168,7 @@ class Endpoint:
 
     @property
     def drained(self) -> bool:
-        """True when everything has been posted; `Driver.on_drained` is called when it may be."""
+        """Return whether everything is posted. When it may be, `Driver.on_drained` is called."""
         return all(link.drained for link in self.links.values())
 
     # -- lifelines

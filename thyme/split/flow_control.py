@@ -55,7 +55,7 @@ HTTP_QUEUE, WEBSOCKET_QUEUE = Queue("http"), Queue("websocket")
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The amount that a receiver accepts before it has consumed any of it."""
+    """The events and bytes that a receiver accepts before it has consumed any of them."""
 
     events: int = WINDOW_EVENTS
     bytes: int = WINDOW_BYTES
@@ -82,7 +82,7 @@ class SendWindow:
 
     @property
     def open(self) -> bool:
-        """True when another event may be sent."""
+        """Return whether another event may be sent."""
         return self._events < self.window.events and self._bytes < self.window.bytes
 
     def sent(self, size: int) -> None:
@@ -114,7 +114,7 @@ class ReceiveWindow:
 
     @property
     def pending_ack(self) -> bool:
-        """True when something has been consumed that is not acknowledged yet."""
+        """Return whether anything has been consumed that is not acknowledged yet."""
         return self._events > 0
 
     def take_ack(self) -> tuple[int, int]:

@@ -225,7 +225,7 @@ class Link:
 
     @property
     def drained(self) -> bool:
-        """True when everything has been posted."""
+        """Return whether everything has been posted."""
         return self.closed or not (self._batch.entries or self._unposted)
 
     @property

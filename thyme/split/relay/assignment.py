@@ -40,7 +40,7 @@ class Assignment:
 
     @property
     def in_charge(self) -> bool:
-        """True if the worker believes that it is responsible for the connection, or will."""
+        """Return whether the worker believes that it is responsible for the connection, or will."""
         return self.state not in (AssignmentState.RELEASED, AssignmentState.ENDED)
 
     def send(self, kind: str, *arguments: Any) -> None:

@@ -184,19 +184,19 @@ class RelayedConnection:
 
     @property
     def closed(self) -> bool:
-        """True once nothing more will be put into `output`."""
+        """Return whether nothing more will be put into `output`."""
         return self.state is RelayedState.CLOSED
 
     @property
     def peer_gone(self) -> bool:
-        """True once the peer's disconnect has been received."""
+        """Return whether the peer's disconnect has been received."""
         return self.peer is PeerState.GONE
 
     # -- from the peer
 
     @property
     def has_room(self) -> bool:
-        """True when the peer's next event may be read."""
+        """Return whether the peer's next event may be read."""
         return self._send_window.open
 
     def receive_from_peer(self, event: Event) -> None:
@@ -272,7 +272,7 @@ class RelayedConnection:
 
     @property
     def resumable(self) -> bool:
-        """True if another worker can continue."""
+        """Return whether another worker can continue."""
         if self.closed or self.type != "websocket":
             return False
         if self._note is not None:

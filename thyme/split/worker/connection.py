@@ -131,12 +131,12 @@ class WorkerConnection(ABC):
 
     @property
     def started(self) -> bool:
-        """True once the application has been called."""
+        """Return whether the application has been called."""
         return self.application is not ApplicationState.ASSIGNED
 
     @property
     def _resumable(self) -> bool:
-        """True if another worker can continue where this one stops."""
+        """Return whether another worker can continue where this one stops."""
         return self._has_note and self.application is ApplicationState.ACCEPTED
 
     @property
@@ -279,7 +279,7 @@ class WorkerConnection(ABC):
 
     @property
     def has_room(self) -> bool:
-        """True when everything has been sent and more may be, and when the peer is gone."""
+        """Return whether everything has been sent and more may be; True if the peer is gone."""
         return (not self._unsent and self._send_window.open) or self._peer_gone
 
     def _discard(self, kind: str) -> bool:
@@ -370,7 +370,7 @@ class WorkerConnection(ABC):
 
     @property
     def handed_over(self) -> bool:
-        """True if the connection continues elsewhere, so that the application need only return."""
+        """Return whether another worker has the connection: the application need only return."""
         return self.ownership in (OwnershipState.SUCCEEDED, OwnershipState.HANDED_OVER)
 
     def requeue(self) -> None:
