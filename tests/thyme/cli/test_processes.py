@@ -269,7 +269,7 @@ def test_an_inherited_socket_is_served() -> None:
 def test_a_missing_certificate_is_one_sentence() -> None:
     with thyme(PID, "--certificate", "/nowhere.pem") as process:
         assert finished(process) == (
-            (1, "", "thyme: cannot use the certificate /nowhere.pem: No such file or directory\n")
+            (1, "", "thyme: cannot load the certificate /nowhere.pem: No such file or directory\n")
         )
 
 
