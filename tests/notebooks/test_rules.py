@@ -113,7 +113,7 @@ BROKEN = [
     (rules.says_what_it_takes_and_gives, replacing("**You will build** b", "nothing")),
     (rules.says_what_it_takes_and_gives, replacing("a.\n", "a" + "\n" * 6)),
     (rules.says_where_you_are, replacing("here(0)", "here(3)")),
-    (rules.can_be_read_in_one_sitting, adding(*(code("1") for _ in range(50)))),
+    (rules.can_be_read_in_one_sitting, adding(*(code("1") for _ in range(90)))),
     (rules.can_be_read_in_one_sitting, without("word")),
     (rules.has_short_cells, adding(code("\n" * 25 + "1"))),
     (rules.has_short_cells, replacing("time.sleep(0.2)", "1\n" * 9)),
