@@ -193,13 +193,6 @@ NAMES: tuple[Name, ...] = (
         "Ctrl-C ends the reloader without a traceback of the hub",
         "gevent.hub:Hub.NOT_ERROR",
     ),
-    *_names(
-        "gevent",
-        "server/stream.py",
-        "used",
-        "after a fork: the hub of this thread, if there is one, without creating it",
-        "gevent._hub_local:get_hub_if_exists",
-    ),
 )
 
 

@@ -242,6 +242,12 @@ class TestLive(ChannelsLiveServerTestCase):
         cls.held = SimpleLazyObject(lambda: pytest.fail("the user of a request was woken"))
         super().setUpClass()
 
+    @classmethod
+    def tearDownClass(cls):
+        """Drop the request, so that no later test that looks at all objects wakes its user."""
+        super().tearDownClass()
+        del cls.held
+
     def test_pages_see_the_test_database_and_static_files_are_served(self):
         get_user_model().objects.create_user("ann", password="secret-of-ann")
         browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
